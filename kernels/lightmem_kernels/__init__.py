@@ -1,0 +1,1 @@
+"""Attention reductions and similarity search: reference implementations in plain torch."""

@@ -1,0 +1,1 @@
+"""LightMem Engine: long-term memory inside the inference stack."""

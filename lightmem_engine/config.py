@@ -1,0 +1,221 @@
+"""Every option of the engine, each written once: its type, default and help.
+
+The command line, the TOML file, the environment and the README table are derived from this tree
+(`config_loader`). A section is a frozen dataclass; a value is valid when `__post_init__` accepts it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from lightmem_engine.errors import ConfigError
+
+
+def option(default: Any, help: str, *, secret: bool = False) -> Any:
+    """A field with its default and the sentence that explains it; a secret is masked wherever it is shown."""
+    return field(default=default, metadata={"help": help, "secret": secret}, repr=not secret)
+
+
+def section(kind: Callable[[], Any], help: str) -> Any:
+    """A nested group of options."""
+    return field(default_factory=kind, metadata={"help": help})
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise `ConfigError` unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    kind: Literal["auto", "cpu", "cuda"] = option("auto", "where models run; auto takes CUDA if there is one")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "arithmetic of the models; auto is float32 on CPU, float16 for encoders on CUDA"
+    )
+    threads: int = option(0, "CPU threads of the device worker; 0 lets torch decide")
+
+    def __post_init__(self) -> None:
+        check(self.threads >= 0, "device.threads must be 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierConfig:
+    source: Literal["saliency", "llmlingua", "stub"] = option(
+        "saliency", "who scores words: rarity and attention of the embedder, or an LLMLingua-2 checkpoint"
+    )
+    model: str = option("", "LLMLingua-2 checkpoint, a path or a hub name (source = llmlingua)")
+    layers: tuple[int, ...] = option((), "layers whose attention is read; empty takes the last third")
+    window_tokens: int = option(512, "token budget of one window, both roles counted")
+
+    def __post_init__(self) -> None:
+        check(
+            self.source != "llmlingua" or bool(self.model),
+            "classifier.source = llmlingua needs classifier.model",
+        )
+        check(self.window_tokens >= 32, "classifier.window_tokens must be at least 32")
+
+
+@dataclass(frozen=True, slots=True)
+class CompressConfig:
+    rate: float = option(0.6, "share of words kept; 1 keeps all")
+    protect: tuple[str, ...] = option(
+        ("numbers", "names", "negations"), "words that are never dropped: numbers, names, negations"
+    )
+
+    def __post_init__(self) -> None:
+        check(0 < self.rate <= 1, "compress.rate must be above 0 and at most 1")
+        unknown = set(self.protect) - {"numbers", "names", "negations"}
+        check(not unknown, f"compress.protect does not know {', '.join(sorted(unknown))}")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentConfig:
+    mode: Literal["hybrid", "paper"] = option("hybrid", "how topic boundaries are found")
+    paper_index: Literal["code", "paper"] = option(
+        "code", "segment.mode = paper: attention peak k cuts before turn k (code) or k + 1 (paper)"
+    )
+    lookahead: int = option(4, "units of dialogue read past a gap before it is decided")
+
+    def __post_init__(self) -> None:
+        check(self.lookahead >= 1, "segment.lookahead must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderConfig:
+    model: str = option("", "BERT or XLM-R sentence encoder, a path or a hub name; empty: packaged MiniLM")
+    stub: bool = option(False, "hash words instead of running a model (tests)")
+
+
+@dataclass(frozen=True, slots=True)
+class LmConfig:
+    backend: Literal["auto", "qwen", "remote", "stub"] = option(
+        "auto", "qwen runs lm.model here, remote calls lm.url, stub echoes; auto decides by what is given"
+    )
+    model: str = option("", "a Qwen checkpoint (path or hub name), or the model name the server knows")
+    url: str = option("", "base URL of an OpenAI-compatible server, ending in /v1")
+    api_key: str = option("", "bearer key for lm.url", secret=True)
+    timeout_seconds: float = option(120.0, "longest wait for one answer of lm.url")
+    cache_bytes: int = option(256 * 1024 * 1024, "memory for prefix caches of the in-process model")
+
+    def __post_init__(self) -> None:
+        check(self.backend != "qwen" or bool(self.model), "lm.backend = qwen needs lm.model")
+        check(self.backend != "remote" or bool(self.url), "lm.backend = remote needs lm.url")
+        check(self.timeout_seconds > 0, "lm.timeout_seconds must be above 0")
+        check(self.cache_bytes >= 0, "lm.cache_bytes must be 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class ShortTermConfig:
+    threshold: int = option(512, "tokens of closed segments that start an extraction; 0: every segment")
+    idle_seconds: float = option(60.0, "silence of a session after which its open segment closes")
+
+    def __post_init__(self) -> None:
+        check(self.threshold >= 0, "short_term.threshold must be 0 or more")
+        check(self.idle_seconds > 0, "short_term.idle_seconds must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractConfig:
+    mode: Literal["auto", "extractive", "llm"] = option(
+        "auto",
+        "extractive stores compressed turns, llm asks the model for facts; auto: llm if a model is given",
+    )
+    max_words: int = option(120, "longest stretch of a message that becomes one extractive entry")
+    max_tokens: int = option(2048, "longest answer of one extraction call")
+
+    def __post_init__(self) -> None:
+        check(self.max_words >= 16, "extract.max_words must be at least 16")
+        check(self.max_tokens >= 64, "extract.max_tokens must be at least 64")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    index_strategy: Literal["embedding", "context", "hybrid"] = option(
+        "hybrid", "embedding: vectors; context: BM25 with neighbouring turns; hybrid: both"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatConfig:
+    top_k: int = option(10, "most memories recalled for one chat turn")
+    max_tokens: int = option(512, "token budget of what one turn recalls")
+
+    def __post_init__(self) -> None:
+        check(self.top_k >= 0, "chat.top_k must be 0 or more")
+        check(self.max_tokens >= 0, "chat.max_tokens must be 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryConfig:
+    timezone: str = option("UTC", "zone of users whose timestamps name none (IANA name)")
+
+    def __post_init__(self) -> None:
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ConfigError(f"memory.timezone: no such zone {self.timezone!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfig:
+    batch_tokens: int = option(16384, "most tokens in one foreground batch of a model")
+    max_queued_tokens: int = option(4_000_000, "work a device may have waiting before it refuses more")
+    max_background: int = option(4, "background language-model calls in flight")
+    max_attempts: int = option(3, "tries before a failing batch is split, and before a single item is parked")
+    backoff_seconds: float = option(0.5, "first pause before a retry; doubles up to a minute")
+    cached_users: int = option(1024, "users whose search index stays in memory")
+
+    def __post_init__(self) -> None:
+        check(self.batch_tokens >= 512, "runtime.batch_tokens must be at least 512")
+        check(self.max_queued_tokens >= self.batch_tokens, "runtime.max_queued_tokens is below one batch")
+        check(self.max_background >= 1, "runtime.max_background must be at least 1")
+        check(self.max_attempts >= 1, "runtime.max_attempts must be at least 1")
+        check(self.backoff_seconds > 0, "runtime.backoff_seconds must be above 0")
+        check(self.cached_users >= 1, "runtime.cached_users must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    host: str = option("127.0.0.1", "address to listen on")
+    port: int = option(8000, "port to listen on")
+    max_body_bytes: int = option(16 * 1024 * 1024, "largest request accepted")
+
+    def __post_init__(self) -> None:
+        check(0 <= self.port <= 65535, "server.port must be between 0 and 65535")
+        check(self.max_body_bytes >= 1024, "server.max_body_bytes must be at least 1024")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """The whole tree. Build one in code, or with `config_loader.load`."""
+
+    data_dir: str = option("", "where memory is kept; empty: lightmem-engine under the XDG data directory")
+    device: DeviceConfig = section(DeviceConfig, "hardware")
+    memory: MemoryConfig = section(MemoryConfig, "defaults of a user's memory")
+    classifier: ClassifierConfig = section(ClassifierConfig, "sensory memory: scoring words")
+    compress: CompressConfig = section(CompressConfig, "sensory memory: compression")
+    segment: SegmentConfig = section(SegmentConfig, "sensory memory: topic boundaries")
+    embedder: EmbedderConfig = section(EmbedderConfig, "vectors")
+    short_term: ShortTermConfig = section(ShortTermConfig, "short-term memory")
+    extract: ExtractConfig = section(ExtractConfig, "from segments to entries")
+    search: SearchConfig = section(SearchConfig, "recall")
+    chat: ChatConfig = section(ChatConfig, "chat with memory")
+    lm: LmConfig = section(LmConfig, "the language model")
+    runtime: RuntimeConfig = section(RuntimeConfig, "devices, batches and retries")
+    server: ServerConfig = section(ServerConfig, "the HTTP server")
+
+
+def replace(config: EngineConfig, **changes: Any) -> EngineConfig:
+    """A copy with dotted options changed: `replace(config, **{"lm.url": "http://..."})`."""
+    for path, value in changes.items():
+        head, _, tail = path.partition(".")
+        if tail:
+            config = dataclasses.replace(config, **{head: dataclasses.replace(getattr(config, head), **{tail: value})})
+        else:
+            config = dataclasses.replace(config, **{head: value})
+    return config

@@ -1,0 +1,1 @@
+"""Replays published data through the engine and measures what comes back."""

@@ -1,0 +1,1 @@
+"""Stage 3: entries, kept and found."""

@@ -1,0 +1,1 @@
+"""Every word the engine says to a language model, by version."""

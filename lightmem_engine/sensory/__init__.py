@@ -1,0 +1,1 @@
+"""Stage 1: messages in, topic segments out."""

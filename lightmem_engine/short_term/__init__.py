@@ -1,0 +1,1 @@
+"""Stage 2: topic segments in, memory entries out."""
