@@ -169,6 +169,7 @@ class RuntimeConfig:
     max_attempts: int = option(3, "tries before a failing batch is split, and before a single item is parked")
     backoff_seconds: float = option(0.5, "first pause before a retry; doubles up to a minute")
     cached_users: int = option(1024, "users whose search index stays in memory")
+    failpoint: str = option("", "crash tests: name:n kills the process at the n-th pass of a named place")
 
     def __post_init__(self) -> None:
         check(self.batch_tokens >= 512, "runtime.batch_tokens must be at least 512")

@@ -133,11 +133,11 @@ def _pending_hits(connection: sqlite3.Connection, scope: Scope, keys: list[str])
     )
     rows = select_in(connection, sql, wanted, scope.tenant, scope.user)
     sql = 'SELECT message, start, "end" FROM piece WHERE message IN ({in})'
-    ends = {(message, start): end for message, start, end in select_in(connection, sql, wanted)}
+    ends = {(message, first): end for message, first, end in select_in(connection, sql, wanted)}
     hits = {}
     for seq, id, speaker, content, event_ms, offset_s, recorded_ms in rows:
-        for key, start in wanted[seq]:
-            text = f"{speaker}: {content[start : ends.get((seq, start))]}"
+        for key, begin in wanted[seq]:
+            text = f"{speaker}: {content[begin : ends.get((seq, begin))]}"
             event_time, recorded_at = from_ms(event_ms, offset_s), from_ms(recorded_ms)
             hits[key] = Hit(id, text, 0.0, "turn", (id,), event_time, recorded_at, "pending", speaker)
     return hits

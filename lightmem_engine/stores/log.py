@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from lightmem_engine.errors import Conflict
-from lightmem_engine.stores.rows import TURN_COLUMNS, from_ms, offset_of, to_json, to_ms, turn_of
+from lightmem_engine.stores.rows import TURN_COLUMNS, from_ms, offset_of, select_in, to_json, to_ms, turn_of
 from lightmem_engine.types import Scope, Turn, TurnDraft
 
 Normalize = Callable[[datetime | None], list[TurnDraft]]
@@ -67,13 +67,23 @@ def turns_after(connection: sqlite3.Connection, scope: Scope, seq: int, limit: i
     return [turn_of(row) for row in rows]
 
 
-def last_texts(connection: sqlite3.Connection, scope: Scope, limit: int) -> list[str]:
-    """The texts of the user's last messages, newest first."""
+def texts_before(
+    connection: sqlite3.Connection, scope: Scope, seq: int, limit: int, session: str | None = None
+) -> list[str]:
+    """The texts of the user's last `limit` spoken messages before `seq`, oldest first; of one session if given."""
+    where, values = ("AND session = ?", (session,)) if session is not None else ("", ())
     rows = connection.execute(
-        "SELECT content FROM message WHERE tenant = ? AND user = ? ORDER BY seq DESC LIMIT ?",
-        (scope.tenant, scope.user, limit),
+        f"""SELECT content FROM message WHERE tenant = ? AND user = ? AND seq < ? {where}
+        AND role IN ('user', 'assistant') ORDER BY seq DESC LIMIT ?""",
+        (scope.tenant, scope.user, seq, *values, limit),
     )
-    return [row[0] for row in rows]
+    return [row[0] for row in rows][::-1]
+
+
+def contents(connection: sqlite3.Connection, scope: Scope, ids: Iterable[str]) -> dict[str, str]:
+    """The original texts of the user's messages among `ids`."""
+    sql = "SELECT id, content FROM message WHERE tenant = ? AND user = ? AND id IN ({in})"
+    return dict(select_in(connection, sql, ids, scope.tenant, scope.user))
 
 
 def last_seq(connection: sqlite3.Connection, scope: Scope) -> int:

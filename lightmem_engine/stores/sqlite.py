@@ -50,6 +50,17 @@ class Database:
         self._jobs.put((work, future))
         return await asyncio.wrap_future(future)
 
+    async def prepare(self, work: Work[T]) -> T:
+        """Run `work` on the writer's connection outside a transaction: for migrations, before anything else."""
+
+        def run() -> T:
+            try:
+                return work(self._writer)
+            except sqlite3.Error as error:
+                raise translated(error, self.path) from error
+
+        return await asyncio.to_thread(run)
+
     async def read(self, work: Work[T]) -> T:
         """Run `work` on a read-only connection in another thread."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)

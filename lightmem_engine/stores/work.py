@@ -21,6 +21,17 @@ SENSE = "sense"
 EXTRACT = "extract"
 
 
+class SessionTail(NamedTuple):
+    """What a session's segmenter needs: the open turns behind some closed ones, in order.
+
+    starts[i]: turn i is known to start a segment; the first `num_closed` turns are in closed segments.
+    """
+
+    turns: list[SensedTurn]
+    starts: list[bool]
+    num_closed: int
+
+
 def cursor(connection: sqlite3.Connection, stage: str, scope: Scope) -> int:
     """The last place in the log that the stage has consumed for this user."""
     row = connection.execute(
@@ -107,12 +118,8 @@ def sensed_turns(connection: sqlite3.Connection, seqs: Iterable[int]) -> list[Se
 
 def session_tail(
     connection: sqlite3.Connection, scope: Scope, session: str, history: int
-) -> tuple[list[SensedTurn], list[bool], int]:
-    """The session's open turns behind up to `history` closed ones, as its segmenter needs them.
-
-    Returns the turns in order, for each whether it starts a segment that is already decided, and how many of them
-    are closed.
-    """
+) -> SessionTail:
+    """The session's open turns behind up to `history` closed ones."""
     where = "tenant = ? AND user = ? AND session = ?"
     key = (scope.tenant, scope.user, session)
     open_seqs = [
@@ -130,7 +137,7 @@ def session_tail(
     starts = [index > 0 and closed[index][1] != closed[index - 1][1] for index in range(len(closed))]
     starts += [index == 0 and bool(closed) for index in range(len(open_seqs))]
     turns = sensed_turns(connection, [row[0] for row in closed] + open_seqs)
-    return turns, starts, len(closed)
+    return SessionTail(turns, starts, len(closed))
 
 
 def close_segment(
