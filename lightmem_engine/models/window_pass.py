@@ -17,12 +17,13 @@ from lightmem_kernels import segment_attention
 
 @dataclass(frozen=True, slots=True)
 class LaidOut:
-    """A window as one sequence: begin, the texts without separators, end.
+    """A window as one sequence: begin, the texts without separators, end. A text may have no tokens at all.
 
     ids: token ids, specials included.   segments: int64 [T], the text each token belongs to, -1 for specials.
     offsets: int64 [T - 2, 2], characters of its text that each token (specials left out) stands for.
     """
 
+    num_texts: int
     ids: list[int]
     segments: torch.Tensor
     offsets: np.ndarray[Any, np.dtype[np.int64]]
@@ -70,7 +71,7 @@ def lay_out(encoder: Encoder, windows: Sequence[Window]) -> list[LaidOut]:
         if len(ids) + 1 > encoder.max_tokens:
             raise InvalidInput(f"window {number} has {len(ids) + 1} tokens, the model reads {encoder.max_tokens}")
         spans = np.asarray(offsets, np.int64).reshape(-1, 2)
-        layouts.append(LaidOut([*ids, encoder.end], torch.tensor([*segments, -1]), spans))
+        layouts.append(LaidOut(len(window.texts), [*ids, encoder.end], torch.tensor([*segments, -1]), spans))
     return layouts
 
 
@@ -99,9 +100,9 @@ class _Reduction:
         self.num_heads, self.last = encoder.num_heads, encoder.num_layers - 1
         self.bounds = batch.bounds()
         self.segments = torch.cat([layout.segments for layout in layouts]).to(batch.ids.device)
-        num_texts = int(self.segments.max()) + 1
+        num_texts = max(layout.num_texts for layout in layouts)
         device = batch.ids.device
-        self.adjacent = torch.zeros(len(layouts), max(1, num_texts), 2, device=device)
+        self.adjacent = torch.zeros(len(layouts), num_texts, 2, device=device)
         self.received = torch.zeros(len(self.segments), device=device) if received else None
 
     def wanted(self) -> tuple[int, ...]:
@@ -132,7 +133,7 @@ class _Reduction:
         adjacent, bounds = self.adjacent.cpu().numpy(), self.bounds.tolist()
         received = None if self.received is None else (self.received / self.num_heads).cpu().numpy()
         for i, (row, layout) in enumerate(zip(self.batch.rows, self.layouts, strict=True)):
-            num_texts = int(layout.segments.max()) + 1
+            num_texts = layout.num_texts
             tokens = np.bincount(layout.segments[1:-1].numpy(), minlength=num_texts)
             to_previous, to_earlier = adjacent[i, :num_texts, 0], adjacent[i, :num_texts, 1]
             with np.errstate(invalid="ignore", divide="ignore"):

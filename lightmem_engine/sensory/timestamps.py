@@ -18,6 +18,7 @@ _CLOCK_ON_DAY = re.compile(
 )
 # March 15, 2024; March-15-2024
 _MONTH_FIRST = re.compile(r"([a-z]{3,9})\.?[ -](\d{1,2}),?[ -](\d{4})", re.IGNORECASE)
+_MAX_TEXT = 60
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 
 
@@ -66,6 +67,8 @@ def _from_text(text: str) -> datetime:
     if match := _MONTH_FIRST.fullmatch(text):
         month_name, day, year = match.groups()
         return datetime(int(year), _month(month_name), int(day))
+    if len(text) > _MAX_TEXT:
+        raise ValueError("too long")
     return datetime.fromisoformat(text)
 
 
@@ -85,5 +88,7 @@ def _pinned(moment: datetime) -> datetime:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number that large"
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 3] + "..."
