@@ -53,6 +53,18 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnDraft:
+    """One message, checked and complete, before the log gives it a place. The fields are those of `Turn`."""
+
+    id: str
+    role: Role
+    speaker: str
+    text: str
+    event_time: datetime
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One message as the log holds it.
 
