@@ -85,18 +85,6 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class TurnDraft:
-    """A checked and normalised message on its way into the log."""
-
-    id: str
-    role: Role
-    speaker: str
-    text: str
-    event_time: datetime  # with the speaker's UTC offset
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Word:
     """A word of a turn: characters [start, end) of its text, and how much it deserves to be kept (any scale)."""
 

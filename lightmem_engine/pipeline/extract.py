@@ -15,7 +15,7 @@ from lightmem_engine.short_term.extract import Extraction
 from lightmem_engine.short_term.memory import due
 from lightmem_engine.stores import entries, work
 from lightmem_engine.stores.memory_db import MemoryDB
-from lightmem_engine.types import EntryDraft, Scope, Segment, Usage, Vector, Vectors
+from lightmem_engine.types import EntryDraft, Scope, Segment, Vector, Vectors
 
 Extract = Callable[[Sequence[Segment]], Awaitable[Extraction]]
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
@@ -48,21 +48,21 @@ class ExtractStage:
         """Extract every batch of the user that is due; with `force`, all closed segments."""
         while True:
             waiting = await self._db.read(lambda connection: work.closed_segments(connection, scope))
-            ids = due(waiting, self._threshold, force=force)
-            if not ids:
+            count = due([tokens for _, tokens in waiting], self._threshold, flush=force)
+            if not count:
                 return
+            ids = [id for id, _ in waiting[:count]]
             segments = await self._db.read(lambda connection, ids=ids: work.load_segments(connection, scope, ids))
             await self._extract_batch(scope, segments)
 
     async def _extract_batch(self, scope: Scope, segments: Sequence[Segment]) -> None:
         started = time.perf_counter()
-        calls, usage = 0, Usage()
+        spent = Extraction()
 
         async def extract(part: Sequence[Segment]) -> list[list[tuple[EntryDraft, Vector]]]:
-            nonlocal calls, usage
+            nonlocal spent
             extraction = await self._extract(part)
-            calls += extraction.calls
-            usage = _sum(usage, extraction.usage)
+            spent += extraction
             embedded = await self._with_vectors(extraction.drafts)
             return [[pair for pair in embedded if pair[0].segment == segment.id] for segment in part]
 
@@ -79,7 +79,7 @@ class ExtractStage:
                     drafts, vectors = [draft for draft, _ in result], [vector for _, vector in result]
                     entries.insert(connection, scope, drafts, vectors, self._embed_model, now)
                     work.set_segment_state(connection, scope, [segment.id], "extracted")
-            work.add_usage(connection, scope, work.EXTRACT, calls, usage, seconds)
+            work.add_usage(connection, scope, work.EXTRACT, spent.num_calls, spent.usage, seconds)
             self._failpoints.reach("stage.commit")
 
         await self._db.write(write)
@@ -94,10 +94,3 @@ class ExtractStage:
                 vectors[index] = np.asarray(vector, dtype=np.float32)
         return [(draft, vector) for draft, vector in zip(drafts, vectors, strict=True) if vector is not None]
 
-
-def _sum(left: Usage, right: Usage) -> Usage:
-    return Usage(
-        left.prompt_tokens + right.prompt_tokens,
-        left.completion_tokens + right.completion_tokens,
-        left.cached_tokens + right.cached_tokens,
-    )

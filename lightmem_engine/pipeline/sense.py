@@ -7,20 +7,23 @@ import itertools
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lightmem_engine.config import SegmentConfig
 from lightmem_engine.pipeline.bisect import Poison, Retry, run_bisecting
 from lightmem_engine.protocols import Clock
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.sensory.memory import SensoryJob, SensoryMemory
-from lightmem_engine.sensory.segment import Segmenter
+from lightmem_engine.sensory.segment import Decision, TurnSignal, decide
 from lightmem_engine.sensory.term_counts import TermCounts
 from lightmem_engine.stores import log, work
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.types import Scope, SensedTurn, Turn, Usage
 
 MAX_MESSAGES_PER_USER = 16
+# Turns before the undecided ones that a boundary decision may look at.
+MAX_HISTORY_TURNS = 192
 # Texts before a new turn of a session that the classifier reads with it.
 MAX_CONTEXT_TURNS = 4
 # Messages whose words make up a user's term statistics, and how many users' statistics stay in memory.
@@ -53,14 +56,14 @@ class SenseStage:
         self,
         db: MemoryDB,
         sensory: SensoryMemory,
-        segmenter: Segmenter,
+        segments: SegmentConfig,
         retry: Retry,
         clock: Clock,
         failpoints: Failpoints,
     ) -> None:
         self._db = db
         self._sensory = sensory
-        self._segmenter = segmenter
+        self._segments = segments
         self._retry = retry
         self._clock = clock
         self._failpoints = failpoints
@@ -158,9 +161,29 @@ class SenseStage:
 
     def _segment(self, connection: sqlite3.Connection, scope: Scope, session: str, *, final: bool) -> None:
         """Close the segments whose ends are decided; with `final`, all of them."""
-        tail = work.session_tail(connection, scope, session, self._segmenter.history)
-        for turns in self._segmenter.cut(tail.turns, tail.starts, tail.num_closed, final=final):
-            work.close_segment(connection, scope, session, turns, self._clock.now())
+        found = work.session_signals(connection, scope, session, MAX_HISTORY_TURNS)
+        if not found.seqs:
+            return
+        signals = [TurnSignal(*fields) for fields in zip(*found[1:6], strict=True)]
+        decision = decide(signals, self._segments, decided=found.decided, final=final)
+        settled = found.seqs[-1] + 1 if decision.decided >= len(found.seqs) else found.seqs[decision.decided]
+        work.set_decided(connection, scope, session, settled)
+        for start, end in self._closed(found, decision, final):
+            tokens = sum(found.num_tokens[start:end])
+            work.close_segment(connection, scope, session, found.seqs[start:end], tokens, self._clock.now())
+
+    def _closed(self, found: work.SessionSignals, decision: Decision, final: bool) -> Iterator[tuple[int, int]]:
+        """The open turns [start, end) of each segment that ends now: at a boundary, at the size limit, or at the end."""
+        start = found.is_open.index(True) if True in found.is_open else len(found.seqs)
+        tokens = 0
+        for turn in range(start, len(found.seqs)):
+            full = tokens >= self._segments.max_tokens and turn < decision.decided
+            if turn > start and (turn in decision.boundaries or full):
+                yield start, turn
+                start, tokens = turn, 0
+            tokens += found.num_tokens[turn]
+        if final and start < len(found.seqs):
+            yield start, len(found.seqs)
 
 
 def _items(following: _Next) -> list[_Item]:

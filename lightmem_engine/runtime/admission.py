@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from lightmem_engine.types import Priority
+from lightmem_engine.protocols import LanguageModel
+from lightmem_engine.types import Completion, Delta, Priority, Prompt, Sampling
 
 
 @dataclass(order=True, slots=True)
@@ -104,3 +105,30 @@ class Admission:
             if not waiter.admitted.done():
                 self._num_background += 1
                 waiter.admitted.set_result(None)
+
+
+class AdmittedModel:
+    """A language model whose every call waits for admission."""
+
+    def __init__(self, model: LanguageModel, admission: Admission, tenant: str = "default") -> None:
+        self.name = model.name
+        self._model = model
+        self._admission = admission
+        self._tenant = tenant
+
+    async def generate(
+        self, prompts: Sequence[Prompt], *, sampling: Sampling, priority: Priority
+    ) -> list[Completion]:
+        """As the model's, one admission for all prompts."""
+        tokens = sum(len(str(message.get("content", ""))) // 4 for prompt in prompts for message in prompt.messages)
+        async with self._admission.admit(priority, tokens, self._tenant):
+            return await self._model.generate(prompts, sampling=sampling, priority=priority)
+
+    async def stream(self, prompt: Prompt, *, sampling: Sampling, priority: Priority) -> AsyncIterator[Delta]:
+        """As the model's."""
+        async with self._admission.admit(priority, 0, self._tenant):
+            async for delta in self._model.stream(prompt, sampling=sampling, priority=priority):
+                yield delta
+
+    async def aclose(self) -> None:
+        """The model belongs to somebody else."""

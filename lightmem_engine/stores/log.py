@@ -38,7 +38,8 @@ def append(
     if added:
         last_event_ms = max(to_ms(draft.event_time) for draft in added)
         connection.execute(
-            """INSERT INTO session VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET last_seq = excluded.last_seq,
+            """INSERT INTO session (tenant, user, session, last_seq, last_event_ms, last_recorded_ms)
+            VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET last_seq = excluded.last_seq,
             last_event_ms = max(last_event_ms, excluded.last_event_ms), last_recorded_ms = excluded.last_recorded_ms""",
             (scope.tenant, scope.user, session, last_seq, last_event_ms, to_ms(now)),
         )

@@ -18,8 +18,8 @@ from lightmem_engine.types import Hit, IndexDoc, Scope
 class MemoryDB:
     """The memory of a data directory. Also the feed that indexes follow (`changes`, `hydrate`)."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, failpoints: Failpoints | None = None) -> None:
+        self._failpoints = failpoints or Failpoints()
         self.write = database.write
         self.read = database.read
         self.aclose = database.aclose
@@ -37,7 +37,7 @@ class MemoryDB:
         except BaseException:
             await database.aclose()
             raise
-        return cls(database)
+        return cls(database, failpoints)
 
     async def append(
         self, scope: Scope, session: str, normalize: log.Normalize, now: datetime
@@ -47,7 +47,12 @@ class MemoryDB:
 
     async def changes(self, scope: Scope, since_seq: int) -> tuple[list[IndexDoc], int]:
         """What an index that stands at `since_seq` must apply; see `entries.changes`."""
-        return await self.read(_snapshot(lambda connection: entries.changes(connection, scope, since_seq)))
+        found: tuple[list[IndexDoc], int] = await self.read(
+            _snapshot(lambda connection: entries.changes(connection, scope, since_seq))
+        )
+        if found[0]:
+            self._failpoints.reach("index.apply")
+        return found
 
     async def hydrate(self, scope: Scope, refs: Iterable[str]) -> dict[str, Hit]:
         """The stored truth behind index references; see `entries.hydrate`."""

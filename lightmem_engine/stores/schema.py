@@ -27,6 +27,7 @@ CREATE INDEX message_by_session ON message (tenant, user, session, seq);
 CREATE TABLE session (
     tenant TEXT NOT NULL, user TEXT NOT NULL, session TEXT NOT NULL,
     last_seq INTEGER NOT NULL, last_event_ms INTEGER NOT NULL, last_recorded_ms INTEGER NOT NULL,
+    decided_seq INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant, user, session)
 ) WITHOUT ROWID;
 

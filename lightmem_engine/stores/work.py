@@ -15,21 +15,28 @@ import numpy as np
 
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import TURN_COLUMNS, from_blob, from_ms, select_in, to_blob, to_ms, turn_of
-from lightmem_engine.types import Piece, Scope, Segment, SensedTurn, Usage
+from lightmem_engine.types import Piece, Role, Scope, Segment, SensedTurn, Usage, Vector
 
 SENSE = "sense"
 EXTRACT = "extract"
 
 
-class SessionTail(NamedTuple):
-    """What a session's segmenter needs: the open turns behind some closed ones, in order.
+class SessionSignals(NamedTuple):
+    """What a session's segmenter needs of its last turns, in order.
 
-    starts[i]: turn i is known to start a segment; the first `num_closed` turns are in closed segments.
+    seqs, roles, speakers, vectors, attention, mass, num_tokens: one item per turn.   is_open: in no closed segment yet.
+    decided: gaps before turns below this index are settled.
     """
 
-    turns: list[SensedTurn]
-    starts: list[bool]
-    num_closed: int
+    seqs: list[int]
+    roles: list[Role]
+    speakers: list[str]
+    vectors: list[Vector]
+    attention: list[float]
+    mass: list[float]
+    num_tokens: list[int]
+    is_open: list[bool]
+    decided: int
 
 
 def cursor(connection: sqlite3.Connection, stage: str, scope: Scope) -> int:
@@ -108,52 +115,73 @@ def sensed_turns(connection: sqlite3.Connection, seqs: Iterable[int]) -> list[Se
             turns[message],
             tuple(pieces.get(message, ())),
             from_blob(vector),
-            math.nan if attention is None else attention,
-            math.nan if mass is None else mass,
+            _or_nan(attention),
+            _or_nan(mass),
             num_tokens,
         )
         for message, vector, attention, mass, num_tokens in sorted(rows)
     ]
 
 
-def session_tail(
-    connection: sqlite3.Connection, scope: Scope, session: str, history: int
-) -> SessionTail:
-    """The session's open turns behind up to `history` closed ones."""
-    where = "tenant = ? AND user = ? AND session = ?"
+def session_signals(connection: sqlite3.Connection, scope: Scope, session: str, history: int) -> SessionSignals:
+    """The session's open and undecided turns, and up to `history` turns before them."""
     key = (scope.tenant, scope.user, session)
-    open_seqs = [
-        row[0]
-        for row in connection.execute(
-            f"SELECT message FROM sensed WHERE {where} AND segment IS NULL ORDER BY message", key
-        )
-    ]
-    bound = open_seqs[0] if open_seqs else 2**62
-    closed = connection.execute(
-        f"SELECT message, segment FROM sensed WHERE {where} AND segment IS NOT NULL AND message < ? "
-        "ORDER BY message DESC LIMIT ?",
-        (*key, bound, history),
-    ).fetchall()[::-1]
-    starts = [index > 0 and closed[index][1] != closed[index - 1][1] for index in range(len(closed))]
-    starts += [index == 0 and bool(closed) for index in range(len(open_seqs))]
-    turns = sensed_turns(connection, [row[0] for row in closed] + open_seqs)
-    return SessionTail(turns, starts, len(closed))
+    where = "s.tenant = ? AND s.user = ? AND s.session = ?"
+    row = connection.execute(
+        "SELECT decided_seq FROM session WHERE tenant = ? AND user = ? AND session = ?", key
+    ).fetchone()
+    decided_seq = row[0] if row else 0
+    oldest_open = connection.execute(
+        f"SELECT min(message) FROM sensed s WHERE {where} AND s.segment IS NULL", key
+    ).fetchone()[0]
+    first = decided_seq if oldest_open is None else min(decided_seq, oldest_open)
+    before = connection.execute(
+        f"SELECT min(message) FROM (SELECT message FROM sensed s WHERE {where} AND s.message < ? "
+        "ORDER BY message DESC LIMIT ?)",
+        (*key, first, history),
+    ).fetchone()[0]
+    rows = connection.execute(
+        "SELECT s.message, m.role, m.speaker, s.vector, s.attention, s.mass, s.num_tokens, s.segment IS NULL "
+        f"FROM sensed s JOIN message m ON m.seq = s.message WHERE {where} AND s.message >= ? ORDER BY s.message",
+        (*key, first if before is None else before),
+    ).fetchall()
+    return SessionSignals(
+        seqs=[row[0] for row in rows],
+        roles=[row[1] for row in rows],
+        speakers=[row[2] for row in rows],
+        vectors=[from_blob(row[3]) for row in rows],
+        attention=[_or_nan(row[4]) for row in rows],
+        mass=[_or_nan(row[5]) for row in rows],
+        num_tokens=[row[6] for row in rows],
+        is_open=[bool(row[7]) for row in rows],
+        decided=sum(row[0] < decided_seq for row in rows),
+    )
+
+
+def set_decided(connection: sqlite3.Connection, scope: Scope, session: str, seq: int) -> None:
+    """Gaps before messages below `seq` are settled; it never moves back."""
+    connection.execute(
+        "UPDATE session SET decided_seq = max(decided_seq, ?) WHERE tenant = ? AND user = ? AND session = ?",
+        (seq, scope.tenant, scope.user, session),
+    )
 
 
 def close_segment(
-    connection: sqlite3.Connection, scope: Scope, session: str, turns: Sequence[SensedTurn], now: datetime
+    connection: sqlite3.Connection,
+    scope: Scope,
+    session: str,
+    seqs: Sequence[int],
+    num_tokens: int,
+    now: datetime,
 ) -> int:
-    """Bind consecutive open turns to a new closed segment; returns its id."""
-    num_tokens = sum(sensed.num_tokens for sensed in turns)
+    """Bind consecutive open messages to a new closed segment; returns its id."""
     row = connection.execute(
         "INSERT INTO segment (tenant, user, session, num_tokens, state, closed_ms) VALUES (?, ?, ?, ?, 'closed', ?)",
         (scope.tenant, scope.user, session, num_tokens, to_ms(now)),
     )
     segment = row.lastrowid
     assert segment is not None
-    connection.executemany(
-        "UPDATE sensed SET segment = ? WHERE message = ?", [(segment, sensed.turn.seq) for sensed in turns]
-    )
+    connection.executemany("UPDATE sensed SET segment = ? WHERE message = ?", [(segment, seq) for seq in seqs])
     return segment
 
 
@@ -225,3 +253,7 @@ def add_usage(
 
 def _or_null(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
