@@ -114,7 +114,6 @@ def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
             raise ConfigError(f"lm.backend: unknown {unknown!r}")
 
 
-
 class ModelCalls:
     """The models as async functions over the device worker, at one priority."""
 
@@ -210,9 +209,7 @@ def _pipeline(
         clock,
         failpoints,
     )
-    pipelines.append(
-        Pipeline(db, sense, extract, retry, config.short_term.idle_seconds, runtime.max_background, clock)
-    )
+    pipelines.append(Pipeline(db, sense, extract, retry, config.short_term.idle_seconds, runtime.max_background, clock))
     return pipelines[0]
 
 

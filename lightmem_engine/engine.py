@@ -76,9 +76,7 @@ class LocalEngine:
         if not messages:
             raise InvalidInput("messages is empty")
         now = self._clock.now()
-        prepare = partial(
-            _normalize, messages, metadata=metadata or {}, timestamp=timestamp, zone=self._zone, now=now
-        )
+        prepare = partial(_normalize, messages, metadata=metadata or {}, timestamp=timestamp, zone=self._zone, now=now)
         ids, fresh = await self._db.append(scope, session, prepare, now)
         if fresh:
             self._pipeline.wake(scope, session)
@@ -139,9 +137,7 @@ class LocalEngine:
     async def generate(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> AsyncIterator[Delta]:
         """The language model's answer, piece by piece, at foreground priority."""
         with self._admission.foreground():
-            async for delta in self.lm.stream(
-                Prompt(tuple(messages)), sampling=sampling, priority=Priority.FOREGROUND
-            ):
+            async for delta in self.lm.stream(Prompt(tuple(messages)), sampling=sampling, priority=Priority.FOREGROUND):
                 yield delta
 
     async def aclose(self) -> None:

@@ -122,7 +122,7 @@ class AsyncMemory:
 
 
 class Memory:
-    """`AsyncMemory` for code without an event loop; it runs one in a thread of its own. `with Memory() as memory: ...`"""
+    """`AsyncMemory` for code without an event loop: it runs one in a thread. `with Memory() as memory: ...`"""
 
     def __init__(self, config: EngineConfig | None = None, *, tenant: str = "default") -> None:
         self._loop = asyncio.new_event_loop()
@@ -186,7 +186,7 @@ def as_messages(messages: MessageLike | Sequence[MessageLike]) -> list[Message]:
     """Messages from what callers hand in; `InvalidInput` names the place and the field."""
     if isinstance(messages, Message | Mapping):
         messages = [messages]
-    if isinstance(messages, str) or not isinstance(messages, Sequence):
+    if not isinstance(messages, list | tuple):
         raise InvalidInput("messages must be a message or a list of messages")
     return [_as_message(index, message) for index, message in enumerate(messages)]
 

@@ -44,9 +44,7 @@ class ChatTurns:
         self._contents = contents
         self._open: dict[str, _Open] = {}
 
-    async def open(
-        self, scope: Scope | None, messages: Sequence[Mapping[str, Any]], options: TurnOptions
-    ) -> OpenTurn:
+    async def open(self, scope: Scope | None, messages: Sequence[Mapping[str, Any]], options: TurnOptions) -> OpenTurn:
         """Place what memory holds on the last question and log the user's new words.
 
         Raises `InvalidInput` if `messages` is not a chat. Without a scope the messages pass through untouched.
@@ -81,9 +79,7 @@ class ChatTurns:
         if turn is None or not turn.write or not reply.strip():
             return False
         metadata = {"partial": True} if status == "partial" else {}
-        stored, _ = await self._store(
-            turn.scope, turn.session, [Message("assistant", reply, metadata=metadata)], None
-        )
+        stored, _ = await self._store(turn.scope, turn.session, [Message("assistant", reply, metadata=metadata)], None)
         return stored
 
     async def _recall(
@@ -95,9 +91,7 @@ class ChatTurns:
         if not (options.read and top_k and max_tokens and messages[-1]["role"] == "user" and question.strip()):
             return [], None
         try:
-            hits = await self._search(
-                scope, question, top_k=top_k, max_tokens=max_tokens, filters=options.filters
-            )
+            hits = await self._search(scope, question, top_k=top_k, max_tokens=max_tokens, filters=options.filters)
             told = await self._contents(scope, [id for hit in hits for id in hit.source_ids])
         except InvalidInput:
             raise
@@ -122,7 +116,7 @@ class ChatTurns:
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     """A non-empty list of objects with a role, or `InvalidInput` that says where it is not."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+    if not isinstance(messages, list | tuple) or not messages:
         raise InvalidInput("messages must be a non-empty list")
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):

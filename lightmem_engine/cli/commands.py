@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from lightmem_engine.config_loader import LoadedConfig, markdown_table, options, shown
 from lightmem_engine.errors import InvalidInput
@@ -146,5 +145,3 @@ def _progress(text: str, end: str = "") -> None:
     """A line that overwrites itself on a terminal; nothing in a pipe."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end=end, file=sys.stderr, flush=True)
-
-

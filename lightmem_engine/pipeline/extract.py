@@ -93,4 +93,3 @@ class ExtractStage:
             for index, vector in zip(missing, embedded, strict=True):
                 vectors[index] = np.asarray(vector, dtype=np.float32)
         return [(draft, vector) for draft, vector in zip(drafts, vectors, strict=True) if vector is not None]
-

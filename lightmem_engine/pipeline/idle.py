@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
-class IdleTimers:
+class IdleTimers(Generic[K]):
     """Calls `expired(key)` once a key has not been touched until its deadline (monotonic seconds). One timer is armed
     at a time, for the earliest deadline."""
 
-    def __init__(self, expired: Callable[[Hashable], None], monotonic: Callable[[], float]) -> None:
+    def __init__(self, expired: Callable[[K], None], monotonic: Callable[[], float]) -> None:
         self._expired = expired
         self._monotonic = monotonic
-        self._deadlines: dict[Hashable, float] = {}
-        self._heap: list[tuple[float, int, Hashable]] = []
+        self._deadlines: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []
         self._order = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def touch(self, key: Hashable, deadline: float) -> None:
+    def touch(self, key: K, deadline: float) -> None:
         """Set or move the deadline of a key."""
         known = key in self._deadlines
         self._deadlines[key] = deadline
@@ -34,7 +37,7 @@ class IdleTimers:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _push(self, key: Hashable, deadline: float) -> None:
+    def _push(self, key: K, deadline: float) -> None:
         self._order += 1
         heapq.heappush(self._heap, (deadline, self._order, key))
 

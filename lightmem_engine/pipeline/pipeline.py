@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Hashable
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,8 +136,8 @@ class Pipeline:
     def _state(self, scope: Scope) -> _Pending:
         return self._pending.setdefault(scope, _Pending())
 
-    def _fell_silent(self, key: Hashable) -> None:
-        scope, session = key  # type: ignore[misc]
+    def _fell_silent(self, key: tuple[Scope, str]) -> None:
+        scope, session = key
         self._state(scope).closing.add(session)
         self._to_sense.put(scope)
 

@@ -85,8 +85,7 @@ class SenseStage:
             if following.turns:
                 await self._commit(scope, outcomes[scope], following.turns[-1].seq, seconds)
         return {
-            scope: len(following.turns) == MAX_MESSAGES_PER_USER
-            for scope, following in zip(scopes, found, strict=True)
+            scope: len(following.turns) == MAX_MESSAGES_PER_USER for scope, following in zip(scopes, found, strict=True)
         }
 
     async def close_sessions(self, scope: Scope, sessions: Sequence[str]) -> None:
@@ -173,7 +172,7 @@ class SenseStage:
             work.close_segment(connection, scope, session, found.seqs[start:end], tokens, self._clock.now())
 
     def _closed(self, found: work.SessionSignals, decision: Decision, final: bool) -> Iterator[tuple[int, int]]:
-        """The open turns [start, end) of each segment that ends now: at a boundary, at the size limit, or at the end."""
+        """The open turns [start, end) of each segment that ends now: at a boundary, when full, or at the end."""
         start = found.is_open.index(True) if True in found.is_open else len(found.seqs)
         tokens = 0
         for turn in range(start, len(found.seqs)):

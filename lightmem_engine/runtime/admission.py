@@ -116,9 +116,7 @@ class AdmittedModel:
         self._admission = admission
         self._tenant = tenant
 
-    async def generate(
-        self, prompts: Sequence[Prompt], *, sampling: Sampling, priority: Priority
-    ) -> list[Completion]:
+    async def generate(self, prompts: Sequence[Prompt], *, sampling: Sampling, priority: Priority) -> list[Completion]:
         """As the model's, one admission for all prompts."""
         tokens = sum(len(str(message.get("content", ""))) // 4 for prompt in prompts for message in prompt.messages)
         async with self._admission.admit(priority, tokens, self._tenant):

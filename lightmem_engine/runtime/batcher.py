@@ -14,14 +14,14 @@ import itertools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightmem_engine.errors import LightMemError, ModelError, Overloaded
 from lightmem_engine.types import Priority
 
-Lane = Callable[[list[Any]], Sequence[Any]]
+Lane = Callable[[list[Any]], Iterable[Any]]  # one result per item, in order
 BACKGROUND_SHARE = 4
 
 
@@ -154,7 +154,7 @@ class DeviceWorker:
         name = batch[0].lane
         started = time.perf_counter()
         try:
-            results = self._lanes[name]([item.value for item in batch])
+            results = list(self._lanes[name]([item.value for item in batch]))
         except LightMemError as error:
             self._fail(batch, error)
             return

@@ -98,4 +98,3 @@ def _add_memory_routes(app: FastAPI) -> None:
     @app.get("/v1/memory/stats")
     async def stats(request: Request, user_id: str | None = None) -> dict[str, Any]:
         return await _engine(request).stats(None if user_id is None else Scope(user=user_id))
-
