@@ -86,8 +86,7 @@ def read(text: str, speakers: Sequence[str]) -> Question:
 
 
 def find_dates(text: str) -> tuple[DateMention, ...]:
-    """Dates in order of appearance. A lone month counts after a preposition or, capitalised, inside the sentence;
-    impossible days and months are no dates."""
+    """Dates in order of appearance; impossible days and months are no dates, and doubtful month names none either."""
     taken: list[tuple[int, int]] = []
     found: list[tuple[int, DateMention]] = []
     for form in _DATE_FORMS:
@@ -119,13 +118,13 @@ def _mention(match: re.Match[str]) -> DateMention | None:
 
 
 def _is_doubtful_month(text: str, match: re.Match[str]) -> bool:
-    """A month alone may be another word ("may", "march", "dec"): those need a capital and a preposition, the other
-    full names one of the two."""
+    """A month alone may be another word ("may", "march", "dec"): those need a capital and a preposition."""
     if match.re is not _MONTH_ALONE:
         return False
     word = match.group("month")
-    signs = word[0].isupper() + bool(_PREPOSITION.search(text[: match.start()]))
-    return signs < (1 if word.lower() in _MONTHS and word.lower() not in ("may", "march") else 2)
+    if word.lower() in _MONTHS and word.lower() not in ("may", "march"):
+        return False
+    return not (word[0].isupper() and _PREPOSITION.search(text[: match.start()]))
 
 
 def _find_speakers(text: str, speakers: Sequence[str]) -> tuple[frozenset[str], str]:

@@ -1,7 +1,8 @@
 """BM25 over documents that borrow words from their neighbours.
 
 A short turn ("Yes, last Friday!") says little alone, so a document is scored as if the `context_words` words before
-and after it in its session belonged to it. Neighbours are not indexed twice: postings hold each document's own words,
+and after it in its session belonged to it, each counting `borrowed` of a word of its own: with a full count a turn
+could not be told from its neighbour. Neighbours are not indexed twice: postings hold each document's own words,
 sessions are linked lists, and a query spreads the postings it touches along the links.
 """
 
@@ -32,8 +33,9 @@ _NONE = -1
 class LexicalIndex:
     """Documents of one user, addressed by slot: the order of their `add`. Removed slots score 0 until `compact`."""
 
-    def __init__(self, context_words: int = 60) -> None:
+    def __init__(self, context_words: int = 60, borrowed: float = 0.5) -> None:
         self._context_words = context_words
+        self._borrowed = borrowed
         self._postings = Postings()
         self._live = Column(np.bool_)
         self._num_terms = Column(np.int32)
@@ -173,7 +175,7 @@ class LexicalIndex:
                     break
                 at, key, count, width, room = at[near], key[near], count[near], width[near], room[near]
                 where.append(key + at)
-                weight.append(count * np.minimum(room / width, 1.0))
+                weight.append(self._borrowed * count * np.minimum(room / width, 1.0))
                 room = room - self._num_words.values[at]
                 at = link.values[at]
         return np.concatenate(where), np.concatenate(weight)
@@ -200,7 +202,7 @@ class LexicalIndex:
                     break
                 at, index, room = at[near], index[near], room[near]
                 width = self._num_words.values[at]
-                length[index] += self._num_terms.values[at] * np.minimum(room / width, 1.0)
+                length[index] += self._borrowed * self._num_terms.values[at] * np.minimum(room / width, 1.0)
                 room = room - width
                 at = link.values[at]
         self._length.values[slots] = length

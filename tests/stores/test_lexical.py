@@ -40,7 +40,7 @@ def test_equals_the_textbook_where_nothing_is_borrowed() -> None:
 
 def test_equals_the_textbook_over_whole_neighbours() -> None:
     """With room for everything, each document reads as the whole session."""
-    index = LexicalIndex(context_words=1000)
+    index = LexicalIndex(context_words=1000, borrowed=1.0)
     sessions = [TURNS[:3], TURNS[3:], ["alone beta"]]
     for s, session in enumerate(sessions):
         for i, text in enumerate(session):
@@ -56,6 +56,14 @@ def test_context_is_bounded_by_words_and_shares_a_long_neighbour() -> None:
     scores = index.scores(["kiwi"])
     assert scores[0] > scores[1] > scores[2] > 0  # half of the long turn, then a quarter
     assert scores[3] == 0
+
+
+def test_own_words_beat_borrowed_ones() -> None:
+    index = LexicalIndex()
+    for i, text in enumerate(["I bought a red kayak yesterday", "dull weather", "nice"]):
+        index.add(text, session=0, position=(i, 0))
+    scores = index.scores(terms("which kayak is red"))
+    assert scores[0] > scores[1] > 0
 
 
 def test_context_never_crosses_a_session() -> None:
