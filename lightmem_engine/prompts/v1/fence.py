@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date
 
 # Not strftime: the locale of the process must not reach a prompt.
 _MONTHS = (
@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
     return neutralize(" ".join("".join(visible).split()))
 
 
-def format_date(moment: datetime) -> str:
+def format_date(moment: date) -> str:
     """The day as a reader sees it: `8 May 2023`, in the moment's own zone."""
     return f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}"
 
