@@ -53,6 +53,18 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnDraft:
+    """One message, checked and complete, before the log gives it a place. The fields are those of `Turn`."""
+
+    id: str
+    role: Role
+    speaker: str
+    text: str
+    event_time: datetime
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One message as the log holds it.
 
@@ -308,3 +320,35 @@ class Delta:
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOptions:
+    """What one chat turn asks of memory; None takes the configured value."""
+
+    session: str | None = None
+    read: bool = True
+    write: bool = True
+    top_k: int | None = None
+    max_tokens: int | None = None
+    filters: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """A chat turn between its question and its answer.
+
+    messages: what to send to the model.   used: ids of what was recalled.   tokens_added: `text.num_tokens` of it.
+    stored: whether the user's words are on disk.   degraded: why recall gave less than it could, or None.
+    salt, kv_params: what a model server needs to keep this user's caches apart; empty for a model in process.
+    """
+
+    turn_id: str
+    messages: tuple[Mapping[str, Any], ...]
+    used: tuple[str, ...] = ()
+    tokens_added: int = 0
+    read_ms: float = 0.0
+    stored: bool = False
+    degraded: str | None = None
+    salt: str = ""
+    kv_params: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,93 @@
+"""KV caches of earlier prompts, so that an unchanged prefix is not prefilled twice."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import DynamicCache
+
+Tokens = npt.NDArray[np.int64]
+
+
+class PrefixCache:
+    """The least recently used go first when `max_bytes` is exceeded. Used from one thread only.
+
+    A stored cache is never handed out: `match` copies the shared part, because generation appends in place.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._entries: OrderedDict[int, tuple[Tokens, Any, int]] = OrderedDict()
+        self._next_key = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def match(self, tokens: Sequence[int]) -> tuple[int, Any]:
+        """(n, cache): a private cache of the first n tokens, n as large as possible but below `len(tokens)`,
+        so that there is one left to compute the next token from. (0, an empty cache) when nothing fits."""
+        wanted = np.asarray(tokens[:-1], dtype=np.int64)
+        best, best_key = 0, -1
+        for key, (stored, _, _) in self._entries.items():
+            shared = _common_prefix(stored, wanted)
+            if shared > best:
+                best, best_key = shared, key
+        if best == 0:
+            return 0, DynamicCache()
+        self._entries.move_to_end(best_key)
+        return best, clone(self._entries[best_key][1], best)
+
+    def put(self, tokens: Sequence[int], cache: Any) -> None:
+        """Take over a cache that holds exactly these tokens; entries that are a prefix of it are dropped.
+
+        One that is itself a prefix of an entry, or larger than the whole budget, is not kept.
+        """
+        kept = np.asarray(tokens, dtype=np.int64)
+        size = num_bytes(cache)
+        if not len(kept) or size > self.max_bytes:
+            return
+        for key, (stored, _, _) in list(self._entries.items()):
+            shared = _common_prefix(stored, kept)
+            if shared == len(kept):
+                self._entries.move_to_end(key)
+                return
+            if shared == len(stored):
+                self._drop(key)
+        self._entries[self._next_key] = (kept, cache, size)
+        self._next_key += 1
+        self.num_bytes += size
+        while self.num_bytes > self.max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def clear(self) -> None:
+        """Forget everything, as erasure demands."""
+        self._entries.clear()
+        self.num_bytes = 0
+
+    def _drop(self, key: int) -> None:
+        self.num_bytes -= self._entries.pop(key)[2]
+
+
+def clone(cache: Any, num_tokens: int) -> Any:
+    """A cache of its own with the first `num_tokens` tokens of this one; keys and values [1, heads, tokens, dim]."""
+    copy = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        # `update`, not assignment: it also marks the layer as initialised.
+        copy.update(layer.keys[:, :, :num_tokens].clone(), layer.values[:, :, :num_tokens].clone(), index)
+    return copy
+
+
+def num_bytes(cache: Any) -> int:
+    """Bytes of all keys and values."""
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if layer.is_initialized)
+
+
+def _common_prefix(a: Tokens, b: Tokens) -> int:
+    length = min(len(a), len(b))
+    differing = np.flatnonzero(a[:length] != b[:length])
+    return int(differing[0]) if len(differing) else length

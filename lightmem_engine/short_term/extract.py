@@ -1,0 +1,265 @@
+"""Entries by a language model: segments to prompts, answers to drafts that cite their messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lightmem_engine.errors import InvalidInput, ModelError
+from lightmem_engine.prompts import v1
+from lightmem_engine.protocols import LanguageModel
+from lightmem_engine.short_term.dates import resolve
+from lightmem_engine.short_term.extractive import dated_text
+from lightmem_engine.types import (
+    Completion,
+    EntryDraft,
+    Kind,
+    Piece,
+    Priority,
+    Prompt,
+    Sampling,
+    Segment,
+    SensedTurn,
+    Source,
+    Usage,
+)
+
+_REMEMBERED = frozenset(("user", "assistant"))
+_SHOWN_OF_BAD_ANSWER = 2000  # characters; a repair prompt need not repeat a runaway answer
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """What came of some segments. `num_rejected` facts cited no turn of their prompt and were not kept."""
+
+    drafts: tuple[EntryDraft, ...] = ()
+    num_calls: int = 0
+    num_rejected: int = 0
+    usage: Usage = Usage()
+
+    def __add__(self, other: Extraction) -> Extraction:
+        """Both together."""
+        usage = Usage(
+            self.usage.prompt_tokens + other.usage.prompt_tokens,
+            self.usage.completion_tokens + other.usage.completion_tokens,
+            self.usage.cached_tokens + other.usage.cached_tokens,
+        )
+        return Extraction(
+            self.drafts + other.drafts,
+            self.num_calls + other.num_calls,
+            self.num_rejected + other.num_rejected,
+            usage,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What one ordinal of a prompt stands for: some or all pieces of one turn."""
+
+    segment: int
+    sensed: SensedTurn
+    pieces: tuple[Piece, ...]
+    num_tokens: int
+
+    @property
+    def source(self) -> Source:
+        turn = self.sensed.turn
+        return Source(turn.id, turn.seq, self.pieces[0].start, self.pieces[-1].end)
+
+    def numbered(self) -> v1.Numbered:
+        turn = self.sensed.turn
+        return v1.Numbered(
+            turn.speaker, " ".join(dated_text(self.sensed, piece) for piece in self.pieces), turn.event_time
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """Asks the model under the schema of its mode, at temperature 0.
+
+    max_tokens: of one answer. max_input_tokens: compressed tokens shown in one prompt; more is split, a single long
+    turn at its pieces.
+    """
+
+    model: LanguageModel
+    mode: v1.ExtractMode = "flat"
+    max_tokens: int = 2048
+    max_input_tokens: int = 4096
+    priority: Priority = Priority.INGEST
+
+    async def extract(self, segments: Sequence[Segment]) -> Extraction:
+        """Drafts in the order of the answers; each keeps id, span and event time of the turn that it cites.
+
+        An answer cut by length, or a prompt beyond the context, is split in two and asked again; an unusable answer
+        is asked for once more. Raises `ModelError` if that fails too, and whatever the model raises: a batch gives
+        all of its facts or an error, never a part.
+        """
+        result = Extraction()
+        for lines in _packed(_lines(segments), self.max_input_tokens):
+            result += await self._extract(lines)
+        return result
+
+    async def _extract(self, lines: Sequence[_Line]) -> Extraction:
+        messages = v1.extract([line.numbered() for line in lines], self.mode)
+        try:
+            answer = await self._ask(messages)
+        except InvalidInput:
+            halves = _split(lines)
+            if halves is None:
+                raise
+            return await self._extract(halves[0]) + await self._extract(halves[1])
+        asked = Extraction(num_calls=1, usage=answer.usage)
+        halves = _split(lines) if answer.finish_reason == "length" else None
+        if halves is not None:
+            return asked + await self._extract(halves[0]) + await self._extract(halves[1])
+        try:
+            return asked + self._drafts(answer, lines)
+        except ModelError as error:
+            return asked + await self._repair(messages, answer, error, lines)
+
+    async def _repair(
+        self, messages: Sequence[Mapping[str, Any]], answer: Completion, error: ModelError, lines: Sequence[_Line]
+    ) -> Extraction:
+        again = await self._ask(v1.repair(messages, answer.text[:_SHOWN_OF_BAD_ANSWER], str(error)))
+        return Extraction(num_calls=1, usage=again.usage) + self._drafts(again, lines)
+
+    async def _ask(self, messages: Sequence[Mapping[str, Any]]) -> Completion:
+        prompt = Prompt(tuple(messages), v1.EXTRACT[self.mode])
+        sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
+        return (await self.model.generate([prompt], sampling=sampling, priority=self.priority))[0]
+
+    def _drafts(self, answer: Completion, lines: Sequence[_Line]) -> Extraction:
+        if answer.finish_reason == "length":
+            raise ModelError(
+                f"the answer was cut off after {answer.usage.completion_tokens} tokens; it must be shorter"
+            )
+        parsed = parse(answer.text, self.mode)
+        cited = [item for item in parsed if 1 <= item.source <= len(lines)]
+        drafts = dict.fromkeys(cited)  # a model that runs in circles says the same fact twice
+        return Extraction(
+            tuple(_draft(item, lines[item.source - 1]) for item in drafts), num_rejected=len(parsed) - len(cited)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One item of an answer: a fact, or a relation with its three parts."""
+
+    source: int
+    kind: Kind
+    text: str
+    parts: tuple[tuple[str, str], ...] = ()
+    entities: tuple[str, ...] = ()
+
+
+def parse(text: str, mode: v1.ExtractMode) -> list[Said]:
+    """The items of an answer. Raises `ModelError` for anything but the JSON that the schema describes.
+
+    In event mode an entity is attached to the items that cite the same turn.
+    """
+    try:
+        answer = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"the answer is no JSON: {error}") from error
+    facts = [(item, _words(item, "fact")) for item in _items(answer, "facts")]
+    said = [Said(_ordinal(item), "fact", fact) for item, fact in facts]
+    if mode == "flat":
+        return said
+    named: dict[int, list[str]] = {}
+    for item in _items(answer, "entities"):
+        named.setdefault(_ordinal(item), []).append(_words(item, "name"))
+    for item in _items(answer, "relations"):
+        parts = tuple((key, _words(item, key)) for key in ("subject", "relation", "object"))
+        said.append(Said(_ordinal(item), "relation", " ".join(part for _, part in parts), parts))
+    return [replace(item, entities=tuple(dict.fromkeys(named.get(item.source, ())))) for item in said]
+
+
+def _items(answer: Any, key: str) -> list[Mapping[str, Any]]:
+    items = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise ModelError(f'the answer has no list "{key}" of objects')
+    return items
+
+
+def _ordinal(item: Mapping[str, Any]) -> int:
+    source = item.get("source")
+    if not isinstance(source, int) or isinstance(source, bool):
+        raise ModelError(f"source must be the number of a turn, got {source!r}")
+    return source
+
+
+def _words(item: Mapping[str, Any], key: str) -> str:
+    words = item.get(key)
+    if not isinstance(words, str) or not words.strip():
+        raise ModelError(f'"{key}" must be text, got {words!r}')
+    return " ".join(words.split())
+
+
+def _draft(said: Said, line: _Line) -> EntryDraft:
+    turn = line.sensed.turn
+    metadata: dict[str, Any] = {**turn.metadata, **dict(said.parts)}
+    if said.entities:
+        metadata["entities"] = list(said.entities)
+    text = resolve(said.text, turn.event_time)
+    return EntryDraft(
+        kind=said.kind,
+        text=text,
+        index_text=text,
+        session=turn.session,
+        speaker=turn.speaker,
+        role=turn.role,
+        event_time=turn.event_time,
+        sources=(line.source,),
+        segment=line.segment,
+        metadata=metadata,
+    )
+
+
+def _lines(segments: Sequence[Segment]) -> list[_Line]:
+    return [
+        _Line(segment.id, sensed, sensed.pieces, sensed.num_tokens)
+        for segment in segments
+        for sensed in segment.turns
+        if sensed.turn.role in _REMEMBERED and any(piece.compressed.strip() for piece in sensed.pieces)
+    ]
+
+
+def _packed(lines: Sequence[_Line], max_tokens: int) -> Iterator[list[_Line]]:
+    """Consecutive lines up to the budget; a line beyond it alone is split at its pieces as long as it has several."""
+    batch: list[_Line] = []
+    total = 0
+    for part in (part for line in lines for part in _fitting(line, max_tokens)):
+        if batch and total + part.num_tokens > max_tokens:
+            yield batch
+            batch, total = [], 0
+        batch.append(part)
+        total += part.num_tokens
+    if batch:
+        yield batch
+
+
+def _fitting(line: _Line, max_tokens: int) -> list[_Line]:
+    halves = _halved(line) if line.num_tokens > max_tokens else None
+    return [line] if halves is None else [part for half in halves for part in _fitting(half, max_tokens)]
+
+
+def _split(lines: Sequence[_Line]) -> tuple[Sequence[_Line], Sequence[_Line]] | None:
+    """Two halves of a batch; of a single line, its pieces; None if there is nothing to split."""
+    if len(lines) > 1:
+        return lines[: len(lines) // 2], lines[len(lines) // 2 :]
+    halves = _halved(lines[0])
+    return None if halves is None else ([halves[0]], [halves[1]])
+
+
+def _halved(line: _Line) -> tuple[_Line, _Line] | None:
+    middle = len(line.pieces) // 2
+    if not middle:
+        return None
+    sizes = [len(piece.compressed) for piece in line.pieces]
+    first = line.num_tokens * sum(sizes[:middle]) // max(1, sum(sizes))
+    return (
+        replace(line, pieces=line.pieces[:middle], num_tokens=first),
+        replace(line, pieces=line.pieces[middle:], num_tokens=line.num_tokens - first),
+    )
