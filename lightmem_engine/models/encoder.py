@@ -141,7 +141,7 @@ class Encoder:
         queries: dict[int, torch.Tensor] = {}
 
         def heads(projected: torch.Tensor) -> torch.Tensor:
-            return projected.flatten(0, 1)[flat].unflatten(1, (self.num_heads, -1))
+            return projected.flatten(0, 1)[flat].view(len(flat), self.num_heads, -1)
 
         def on_query(layer: int) -> Callable[..., None]:
             return lambda _module, _inputs, output: queries.__setitem__(layer, heads(output))

@@ -27,7 +27,9 @@ class LlmLinguaClassifier:
         """`encoder` must have been loaded with its labels (drop, keep); another head is a `ConfigError`."""
         head = getattr(encoder.model, "classifier", None)
         if head is None or getattr(head, "out_features", 0) != 2:
-            raise ConfigError(f"{encoder.checkpoint.directory} has no two-label token classifier, so it is no LLMLingua-2")
+            raise ConfigError(
+                f"{encoder.checkpoint.directory} has no two-label token classifier, so it is no LLMLingua-2"
+            )
         self.encoder = encoder
         self.layers = check_layers(layers, encoder)
         self.name = f"llmlingua({encoder.checkpoint.name})"

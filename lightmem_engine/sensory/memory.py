@@ -164,7 +164,7 @@ class SensoryMemory:
 
 
 def spoken(speaker: str, text: str) -> str:
-    """How a text is written for the embedder: who says it belongs to what it means. Queries are embedded as they are."""
+    """How a text is written for the embedder: who says it is part of it. Queries are embedded as they are."""
     return f"{speaker} said, {text}"
 
 
