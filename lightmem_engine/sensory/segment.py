@@ -79,6 +79,8 @@ def decide(turns: Sequence[TurnSignal], config: SegmentConfig, *, decided: int =
 def document_boundaries(turns: Sequence[TurnSignal], config: SegmentConfig) -> list[int]:
     """All boundaries of a finished conversation, each decided with the whole of it in view."""
     starts = unit_starts(turns)
+    if not starts:
+        return []
     return [starts[gap] for gap in sorted(_evaluator(config)(_units(turns, starts, 0, len(starts))))]
 
 
