@@ -67,7 +67,8 @@ async def test_nothing_to_do_asks_nobody() -> None:
     models = Models()
     assert await stage(models).sense([]) == []
     assert await stage(models).sense([SensoryJob([])]) == [[]]
-    assert models.windows == models.texts == []
+    assert not models.windows
+    assert not models.texts
 
 
 async def test_both_roles_are_in_the_window_and_the_previous_turn_before_it() -> None:

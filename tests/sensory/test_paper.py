@@ -18,7 +18,8 @@ def transcription(outer: list[float], similarity: list[float], index: str) -> li
         coarse = [k + 1 for k in coarse]
     if not coarse:
         return []
-    threshold, fine = 0.2, []
+    threshold = 0.2
+    fine: list[int] = []
     while threshold <= 0.5 + 1e-9 and not fine:
         fine = [t + 1 for t in range(len(similarity)) if similarity[t] < threshold]
         threshold += 0.05

@@ -29,7 +29,7 @@ def session(lengths: list[int], *, people: bool = False, seed: int = 0) -> list[
                 if people and role == "assistant" and i == length - 1:
                     continue
                 vector = topic + 0.7 * random.standard_normal(48)
-                turns.append(turn(role, vector, speaker=speaker, mass=float(random.uniform(0.1, 0.6))))  # type: ignore[arg-type]
+                turns.append(turn(role, vector, speaker=speaker, mass=float(random.uniform(0.1, 0.6))))
     return turns
 
 
