@@ -13,7 +13,7 @@ from lightmem_engine.evaluation import compression
 from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
 from lightmem_engine.sensory.memory import SensoryMemory
 from lightmem_engine.types import Vectors, Window, WindowScores
-from tests.evaluation import oracle
+from tests.reference import load_evalkit
 
 SENTENCE = """Ada painted a harbour at sunrise with her sister in Bergen and it was raining the whole week but the
 ferry never came so they didn't leave before the 14th of March when a fisherman offered 3 places on his boat"""
@@ -85,7 +85,7 @@ def test_nothing_lost_is_nothing_lost() -> None:
 
 
 def test_metrics_and_baselines_equal_the_reference() -> None:
-    evalkit = oracle.load()
+    evalkit = load_evalkit()
     conversations = [conversation(seed) for seed in range(4)]
     ours = compression.baselines(conversations, rates=(0.5, 0.3))
     methods = {

@@ -14,7 +14,7 @@ from lightmem_engine.evaluation import segmentation
 from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
 from lightmem_engine.sensory.memory import SensoryMemory
 from lightmem_engine.types import Vectors, Window, WindowScores
-from tests.evaluation import oracle
+from tests.reference import load_evalkit
 
 TOPICS = {
     "garden": "tulips roses soil compost watering seeds spade",
@@ -67,7 +67,7 @@ def test_by_hand() -> None:
 
 
 def test_metrics_equal_the_reference() -> None:
-    evalkit = oracle.load()
+    evalkit = load_evalkit()
     drawn = random.Random(7)
     documents, hypotheses = [], []
     for _ in range(60):
@@ -83,7 +83,7 @@ def test_metrics_equal_the_reference() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 5, 30])
 def test_the_dip_baseline_equals_the_reference(n: int) -> None:
-    evalkit = oracle.load()
+    evalkit = load_evalkit()
     for seed in range(10):
         vectors = np.random.default_rng(seed).standard_normal((n, 6))
         if n > 1:
