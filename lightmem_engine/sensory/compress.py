@@ -19,8 +19,8 @@ _OPENING = frozenset("([{$€£#@“‘")
 _SENTENCE_ENDS = frozenset(".!?…。！？\n")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 # "3.5", "10:30", "don't", "self-care", "https://example.com/a": words joined without a space stand or fall together.
-# "ends.Next" is a missing space, not a joint.
-_JOINED = re.compile(r"\w+(?:(?:://|['’/@&+=?#-]|(?<=\d)[,:](?=\d)|\.(?![A-Z]))\w+)+")
+# "ends.Next" is a missing space, not a joint. Possessive and anchored: linear also in an endless run of letters.
+_JOINED = re.compile(r"(?<!\w)\w++(?:(?:://|['’/@&+=?#-]|(?<=\d)[,:](?=\d)|\.(?![A-Z]))\w++)+")
 
 
 @dataclass(frozen=True, slots=True)

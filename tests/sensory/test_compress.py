@@ -60,6 +60,12 @@ def test_what_is_written_together_is_never_torn(joined: str) -> None:
         assert joined in kept or not set(pieces) & set(kept)
 
 
+@pytest.mark.timeout(20)
+def test_an_endless_run_takes_linear_time() -> None:
+    text = "x" * 400_000
+    assert short(text, 0.5) == text
+
+
 def test_a_missing_space_after_a_sentence_is_not_a_joint() -> None:
     assert short("ended.Tomorrow begins", 1 / 4) == "Tomorrow"
 
