@@ -143,10 +143,19 @@ async def sense_documents(documents: Sequence[Document], sensory: SensoryMemory)
     for step in range(max((len(own) for own in turns), default=0)):
         due = [i for i, own in enumerate(turns) if step < len(own)]
         first = max(0, step - sensory.context_turns)
-        jobs = [SensoryJob(turns[i][step : step + 1], turns[i][first:step]) for i in due]
+        jobs = [_job(turns[i], first, step) for i in due]
         for i, (sensed,) in zip(due, await sensory.sense(jobs), strict=True):
             live[i].append(signal(sensed))
     return Sensed(whole, live)
+
+
+def _job(turns: Sequence[Turn], first: int, new: int) -> SensoryJob:
+    before = turns[first:new]
+    return SensoryJob(
+        turns[new : new + 1],
+        [turn.text for turn in before],
+        user_context=[turn.text for turn in before if turn.role == "user"],
+    )
 
 
 def live_boundaries(turns: Sequence[TurnSignal], config: SegmentConfig) -> list[int]:

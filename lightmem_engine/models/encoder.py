@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -73,7 +74,7 @@ class Encoder:
         with _no_progress_bar():
             try:
                 model = loader.from_pretrained(checkpoint.directory, dtype=dtype, attn_implementation="sdpa")
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 raise ConfigError(f"{checkpoint.directory} cannot be loaded: {error}") from error
         self.model: Any = model.to(self.device).eval().requires_grad_(False)
         self.num_layers = int(config.num_hidden_layers)
@@ -141,7 +142,7 @@ class Encoder:
         queries: dict[int, torch.Tensor] = {}
 
         def heads(projected: torch.Tensor) -> torch.Tensor:
-            return projected.flatten(0, 1)[flat].unflatten(1, (self.num_heads, -1))
+            return projected.flatten(0, 1)[flat].view(len(flat), self.num_heads, -1)
 
         def on_query(layer: int) -> Callable[..., None]:
             return lambda _module, _inputs, output: queries.__setitem__(layer, heads(output))

@@ -13,11 +13,10 @@ import numpy as np
 
 from lightmem_engine.models.encoder import Encoder, check_layers
 from lightmem_engine.models.window_pass import LaidOut, WindowPass, read_windows
-from lightmem_engine.text import STOPWORDS, search_terms
+from lightmem_engine.text import STOPWORDS, UNSPACED, search_terms
 from lightmem_engine.types import Floats, Window, WindowScores, Word
 
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
 
 # Chosen on development data, see `bench/LOG.md`.
 ATTENTION_WEIGHT = 0.4

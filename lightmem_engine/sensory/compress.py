@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from lightmem_engine.text import UNSPACED
 from lightmem_engine.types import Word
 
-NEGATIONS = frozenset("no not nor never none nobody nothing nowhere neither cannot without".split())
+_NEGATIONS_TEXT = "no not nor never none nobody nothing nowhere neither cannot without"
+NEGATIONS = frozenset(_NEGATIONS_TEXT.split())
 
 _CLOSING = frozenset(".,;:!?)]}%…。，！？；：、”’")
 _OPENING = frozenset("([{$€£#@“‘")
 _SENTENCE_ENDS = frozenset(".!?…。！？\n")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 # "3.5", "10:30", "don't", "self-care", "https://example.com/a": words joined without a space stand or fall together.
-# "ends.Next" is a missing space, not a joint.
-_JOINED = re.compile(r"\w+(?:(?:://|['’/@&+=?#-]|(?<=\d)[,:](?=\d)|\.(?![A-Z]))\w+)+")
+# "ends.Next" is a missing space, not a joint. Possessive and anchored: linear also in an endless run of letters.
+_JOINED = re.compile(r"(?<!\w)\w++(?:(?:://|['’/@&+=?#-]|(?<=\d)[,:](?=\d)|\.(?![A-Z]))\w++)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,7 @@ def compress(
     known = frozenset(name.casefold() for name in names)
     units = [_units(text, own, frozenset(protect), known) for text, own in zip(texts, words, strict=True)]
     kept = _choose(units, round(rate * sum(len(own) for own in words)))
-    return [
-        _join(text, own, places) if places else text for text, own, places in zip(texts, units, kept, strict=True)
-    ]
+    return [_join(text, own, places) if places else text for text, own, places in zip(texts, units, kept, strict=True)]
 
 
 def _choose(units: Sequence[Sequence[_Unit]], budget: int) -> list[list[int]]:
@@ -74,7 +76,7 @@ def _choose(units: Sequence[Sequence[_Unit]], budget: int) -> list[list[int]]:
 
 def _join(text: str, units: Sequence[_Unit], kept: Sequence[int]) -> str:
     parts = [text[units[kept[0]].start : units[kept[0]].end]]
-    for before, after in zip(kept, kept[1:], strict=False):
+    for before, after in itertools.pairwise(kept):
         left, right = units[before], units[after]
         gap = text[left.end : right.start]
         parts.append(gap if after == before + 1 else _space(gap, text[left.end - 1], text[right.start]))
@@ -88,7 +90,7 @@ def _space(gap: str, left: str, right: str) -> str:
         return "\n"
     if right in _CLOSING or left in _OPENING:
         return ""
-    return " " if any(c.isspace() for c in gap) or left.isascii() or right.isascii() else ""
+    return "" if _UNSPACED.match(left) and _UNSPACED.match(right) else " "
 
 
 def _units(text: str, words: Sequence[Word], protect: frozenset[str], names: frozenset[str]) -> list[_Unit]:

@@ -28,9 +28,10 @@ def normalize(
     """One draft per message, in order, roles in any alternation.
 
     A message's own time beats `timestamp` (the call's), which beats `now`. Times grow strictly from `last_event_time`
-    (of the session so far) on: one that is not later than its predecessor is set 1 ms past it, in its own UTC offset. Where
-    that would be another day than the message claims, the offset gives way, so that `.date()` stays the claimed day (as
-    long as the two are less than a day apart). A message without id gets a fresh one; without a name, its role speaks.
+    (of the session so far) on: one that is not later than its predecessor is set 1 ms past it, in its own UTC offset.
+    Where that would be another day than the message claims, the offset gives way, so that `.date()` stays the claimed
+    day (as long as the two are less than a day apart). A message without id gets a fresh one; without a name, its role
+    speaks.
 
     Raises:
         InvalidInput: naming the message's index and what is wrong with it.
@@ -111,7 +112,7 @@ def _after(moment: datetime, last: datetime) -> datetime:
 
 
 def _on_day(moment: datetime, day: date) -> datetime:
-    """The same moment, its offset set back by as many minutes as it lies past the day's end, if an offset can be that."""
+    """The same moment, its offset set back by the minutes that it lies past the day's end, if an offset can be that."""
     offset, midnight = moment.utcoffset(), datetime.combine(day, time(), moment.tzinfo) + timedelta(days=1)
     if offset is None or moment < midnight:
         return moment

@@ -1,8 +1,8 @@
 """Where a conversation changes its topic. Pure numpy, no state: the same turns give the same answer, ever again.
 
 A gap lies before each *unit*: a user turn with the replies to it, or a single turn where people talk among themselves.
-Live, a gap is decided as soon as `lookahead` units after it are complete, from the units up to there and no further back
-than `HISTORY`; so neither the batches in which turns arrive nor a restart change what is decided.
+Live, a gap is decided as soon as `lookahead` units after it are complete, from the units up to there and no further
+back than `HISTORY`; so neither the batches in which turns arrive nor a restart change what is decided.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def signal(sensed: SensedTurn) -> TurnSignal:
 def decide(turns: Sequence[TurnSignal], config: SegmentConfig, *, decided: int = 1, final: bool = False) -> Decision:
     """Settle the gaps that can be settled now.
 
-    turns: a session's turns in order, from its beginning or from at least `HISTORY` turns before the first undecided gap.
+    turns: a session's turns in order, from its beginning or from at least `HISTORY` turns before the first gap that is
+        undecided.
     decided: gaps before turns below this one are settled already; take it from the previous `Decision` and shift it if
         older turns were dropped. The gap before the first turn is none.
     final: settle all gaps with what there is (the session fell silent, or a flush).
@@ -78,6 +79,8 @@ def decide(turns: Sequence[TurnSignal], config: SegmentConfig, *, decided: int =
 def document_boundaries(turns: Sequence[TurnSignal], config: SegmentConfig) -> list[int]:
     """All boundaries of a finished conversation, each decided with the whole of it in view."""
     starts = unit_starts(turns)
+    if not starts:
+        return []
     return [starts[gap] for gap in sorted(_evaluator(config)(_units(turns, starts, 0, len(starts))))]
 
 

@@ -112,6 +112,8 @@ def tails(texts: Sequence[str], counts: Sequence[int], room: int) -> tuple[str, 
 
 def _tail(text: str, share: float) -> str:
     cut = len(text) - int(len(text) * share)
+    if text[cut - 1].isspace():
+        return text[cut:]
     space = text.find(" ", cut)
     return text[cut:] if space < 0 or space - cut > 2 * _MAX_TOKEN_CHARS else text[space + 1 :]
 
@@ -143,7 +145,7 @@ def _joined(stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
 def _before(session: Session, first: Stretch, most: int) -> tuple[str, ...]:
     """The last texts before a stretch; a text that the window continues counts as its own predecessor."""
     found: list[str] = []
-    earlier = session.texts[first.text][: first.start]
+    earlier = session.texts[first.text][: first.start].rstrip()
     sources = ([earlier], reversed(session.texts[: first.text]), reversed(session.before))
     for text in (text for source in sources for text in source if text.strip()):
         if len(found) == most:

@@ -112,7 +112,9 @@ def test_a_given_lse_changes_nothing(causal: bool) -> None:
         torch.testing.assert_close(given, own, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-4), (torch.float16, 2e-4), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.bfloat16, 2e-4), (torch.float16, 2e-4), (torch.float64, 1e-12)]
+)
 def test_other_dtypes_agree_with_double_precision_on_the_same_inputs(dtype: torch.dtype, tolerance: float) -> None:
     q, k, seg_q, seg_k, cu_q, cu_k = packed([(9, 9)], (2, 1), 16, seed=4, dtype=dtype)
     whole, _ = dense(q, k, seg_q.tolist(), seg_k.tolist(), causal=False)

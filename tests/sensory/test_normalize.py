@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -74,7 +75,7 @@ def test_equal_times_are_spaced_by_a_millisecond_also_across_calls() -> None:
 def test_a_bump_does_not_cross_midnight() -> None:
     drafts = run(*(Message("user", str(i), timestamp="2023-05-20T23:59:59.999") for i in range(500)))
     assert {draft.event_time.date().isoformat() for draft in drafts} == {"2023-05-20"}
-    assert all(a.event_time < b.event_time for a, b in zip(drafts, drafts[1:], strict=False))
+    assert all(a.event_time < b.event_time for a, b in itertools.pairwise(drafts))
 
 
 def test_a_bump_keeps_the_messages_own_offset() -> None:
@@ -93,13 +94,13 @@ def test_a_message_that_arrives_late_keeps_the_day_it_claims() -> None:
         Message("user", "c", timestamp="2023-05-01"),
     )
     assert [draft.event_time.date().isoformat() for draft in drafts[:2]] == ["2023-05-21", "2023-05-20"]
-    assert all(a.event_time < b.event_time for a, b in zip(drafts, drafts[1:], strict=False))
+    assert all(a.event_time < b.event_time for a, b in itertools.pairwise(drafts))
 
 
 @given(st.lists(st.sampled_from(["2023-05-20", "2023-05-21T10:00-05:00", "2023/05/19 (Fri) 23:59", 0, 1.7e9])))
 def test_times_grow_strictly(stamps: list[str | float]) -> None:
     drafts = run(*(Message("user", "x", timestamp=stamp) for stamp in stamps), zone=ZoneInfo("America/New_York"))
-    assert all(a.event_time < b.event_time for a, b in zip(drafts, drafts[1:], strict=False))
+    assert all(a.event_time < b.event_time for a, b in itertools.pairwise(drafts))
 
 
 @pytest.mark.parametrize(
