@@ -49,7 +49,7 @@ class ClassifierConfig:
         "saliency", "who scores words: rarity and attention of the embedder, or an LLMLingua-2 checkpoint"
     )
     model: str = option("", "LLMLingua-2 checkpoint, a path or a hub name (source = llmlingua)")
-    layers: tuple[int, ...] = option((), "layers whose attention is read; empty takes the last third")
+    layers: tuple[int, ...] = option((), "layers whose attention is read; empty takes the last third (saliency: the first layer of it)")
     window_tokens: int = option(512, "token budget of one window, both roles counted")
 
     def __post_init__(self) -> None:

@@ -114,7 +114,8 @@ class WindowScores:
     words: per text its words in order (empty for context texts).
     attention: float32 [n]; attention[i] = attention mass from text i to text i-1, divided by its mass to all
         earlier texts of the window (nan for i = 0 and where there is no mass).
-    mass: float32 [n]; the undivided mean mass from a token of text i to all tokens of text i-1 (nan for i = 0).
+    mass: float32 [n]; of the attention mass from text i to texts i-1 and i, the share that goes to i-1 (nan for i = 0
+        and where there is no mass). It hardly depends on what else the window holds.
     """
 
     words: tuple[tuple[Word, ...], ...]

@@ -58,7 +58,7 @@ def segment_attention(
             queries than keys (a cached prefix): its queries are then the last ones.
         causal: a query sees keys up to its own place only, places being aligned at the end of the sequence.
         mode: `matrix` float32 [B, n, n], entry [b, i, j] for j < i is the mass from segment i to segment j, 0 elsewhere;
-            `adjacent` float32 [B, n, 2], the mass from segment i to segment i - 1 and to all earlier segments;
+            `adjacent` float32 [B, n, 3], the mass from segment i to segment i - 1, to all earlier ones, and to itself;
             `received` float32 [Tk], the mass each key gets from the queries of its sequence that are not left out.
             n is the largest segment number plus one, or what `accumulate_into` has room for.
         accumulate_into: a float32 tensor of the result's shape that is added to in place and returned, so that layers

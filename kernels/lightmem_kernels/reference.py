@@ -86,7 +86,7 @@ def _result(
     if mode == "received":
         shape = tuple(seg_k.shape)
     else:
-        shape = (num_sequences, room, room if mode == "matrix" else 2)
+        shape = (num_sequences, room, room if mode == "matrix" else 3)
     if into is None:
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         return torch.zeros(shape, dtype=dtype, device=q.device)
@@ -118,17 +118,19 @@ def _token_mass(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor | None, ahea
 def _add_rectangles(
     out: torch.Tensor, mass: torch.Tensor, seg_q: torch.Tensor, seg_k: torch.Tensor, num_segments: int, mode: str
 ) -> None:
-    """Fold [queries, keys] into one sequence's result: by key segment, then by query segment, below the diagonal."""
+    """Fold [queries, keys] into one sequence's result: by key segment, then by query segment."""
     by_key = mass.new_zeros(mass.shape[0], num_segments + 1)
     by_key.index_add_(1, seg_k.long() + 1, mass)
     table = mass.new_zeros(num_segments + 1, num_segments + 1)
     table.index_add_(0, seg_q.long() + 1, by_key)
-    lower = table[1:, 1:].tril(-1)
+    square = table[1:, 1:]
+    lower = square.tril(-1)
     if mode == "matrix":
         out += lower
         return
     out[1:, 0] += lower.diagonal(-1)
     out[:, 1] += lower.sum(1)
+    out[:, 2] += square.diagonal()
 
 
 def similarity_topk(

@@ -21,7 +21,7 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 
 # Chosen on development data, see `bench/LOG.md`.
 ATTENTION_WEIGHT = 0.4
-PRIOR_DOCUMENTS = 50.0  # how many messages of a user weigh as much as what the vocabulary says of a word
+PRIOR_DOCUMENTS = 20.0  # how many messages of a user weigh as much as what the vocabulary says of a word
 STOPWORD_SCORE, MARK_SCORE = -100.0, -200.0  # far below any content word: these go first
 
 
@@ -51,7 +51,8 @@ class SaliencyClassifier:
 
     def __init__(self, encoder: Encoder, *, layers: Sequence[int] = ()) -> None:
         self.encoder = encoder
-        self.layers = check_layers(layers, encoder)
+        # One layer is enough, and the last ones mix sentences less clearly.
+        self.layers = check_layers(layers, encoder, default=encoder.last_third()[:1])
         self.name = f"saliency({encoder.checkpoint.name})"
         self.max_tokens = encoder.max_tokens
         self._vocabulary = math.log(max(2, len(encoder.tokenizer)))

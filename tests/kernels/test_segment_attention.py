@@ -91,6 +91,7 @@ def test_equals_the_dense_definition(
         assert not results["matrix"][b, n:].any()
         torch.testing.assert_close(results["adjacent"][b, :n, 1].double(), lower.sum(1), atol=2e-6, rtol=1e-5)
         torch.testing.assert_close(results["adjacent"][b, 1:n, 0].double(), lower.diagonal(-1), atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(results["adjacent"][b, :n, 2].double(), whole.diagonal(), atol=2e-6, rtol=1e-5)
         assert not results["adjacent"][b, :1, 0].any()
         torch.testing.assert_close(results["received"][columns].double(), received, atol=2e-6, rtol=1e-5)
 

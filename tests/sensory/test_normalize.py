@@ -86,6 +86,16 @@ def test_a_bump_keeps_the_messages_own_offset() -> None:
     assert drafts[1].event_time.utcoffset() == timedelta(hours=9)
 
 
+def test_a_message_that_arrives_late_keeps_the_day_it_claims() -> None:
+    drafts = run(
+        Message("user", "a", timestamp="2023-05-21T10:00:00+02:00"),
+        Message("user", "b", timestamp="2023-05-20T09:00:00+02:00"),
+        Message("user", "c", timestamp="2023-05-01"),
+    )
+    assert [draft.event_time.date().isoformat() for draft in drafts[:2]] == ["2023-05-21", "2023-05-20"]
+    assert all(a.event_time < b.event_time for a, b in zip(drafts, drafts[1:], strict=False))
+
+
 @given(st.lists(st.sampled_from(["2023-05-20", "2023-05-21T10:00-05:00", "2023/05/19 (Fri) 23:59", 0, 1.7e9])))
 def test_times_grow_strictly(stamps: list[str | float]) -> None:
     drafts = run(*(Message("user", "x", timestamp=stamp) for stamp in stamps), zone=ZoneInfo("America/New_York"))
