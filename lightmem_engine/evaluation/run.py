@@ -16,6 +16,8 @@ from lightmem_engine.evaluation.retrieval import evaluate
 from lightmem_engine.memory import AsyncMemory
 from lightmem_engine.prompts.v1 import memory_line
 
+SENSE = "sense"  # the stage whose calls are the encoder's
+
 
 class Options(Protocol):
     """What the command line says."""
@@ -77,8 +79,8 @@ def _emptied(path: str) -> Path:
 
 
 def _usage(stats: Mapping[str, Any]) -> dict[str, float]:
-    """Language-model calls and tokens, and the encoder's tokens and seconds, all stages together."""
-    calls = list(stats.get("usage", {}).values())
+    """Language-model calls and tokens, and the encoder's tokens and seconds, of all stages that have them."""
+    calls = [use for stage, use in stats.get("usage", {}).items() if stage != SENSE]
     lanes = list(stats.get("device", {}).values())
     return {
         "llm_calls": sum(use["calls"] for use in calls),
