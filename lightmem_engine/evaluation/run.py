@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from lightmem_engine.assemble import load_encoders
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.errors import InvalidInput
 from lightmem_engine.evaluation.chat_api import ChatApi
@@ -15,6 +17,7 @@ from lightmem_engine.evaluation.judged import judge
 from lightmem_engine.evaluation.retrieval import evaluate
 from lightmem_engine.memory import AsyncMemory
 from lightmem_engine.prompts.v1 import memory_line
+from lightmem_engine.types import Vectors
 
 SENSE = "sense"  # the stage whose calls are the encoder's
 
@@ -49,7 +52,7 @@ async def evaluate_file(options: Options, config: EngineConfig, *, progress: Cal
     with tempfile.TemporaryDirectory(prefix="lightmem-eval-") as folder:
         async with AsyncMemory(replace(config, data_dir=folder)) as memory:
             if options.reader and options.judge:
-                return await _judged(memory, dataset, options, show)
+                return await _judged(memory, dataset, options, config, show)
 
             async def usage() -> Mapping[str, float]:
                 return _usage(await memory.stats())
@@ -58,13 +61,28 @@ async def evaluate_file(options: Options, config: EngineConfig, *, progress: Cal
 
 
 async def _judged(
-    memory: AsyncMemory, dataset: Dataset, options: Options, show: Callable[[int, int], None]
+    memory: AsyncMemory, dataset: Dataset, options: Options, config: EngineConfig, show: Callable[[int, int], None]
 ) -> dict[str, Any]:
+    log_path = _emptied(options.log or f"{dataset.name}.judged.jsonl")
+    embedder = (await asyncio.to_thread(load_encoders, config)).embedder
+
+    async def embed(texts: Sequence[str]) -> Vectors:
+        return await asyncio.to_thread(embedder.encode, texts)
+
     reader = ChatApi(options.reader or "", options.reader_model)
     grader = ChatApi(options.judge or "", options.judge_model)
     try:
-        with _emptied(options.log or f"{dataset.name}.judged.jsonl").open("a", encoding="utf-8") as log:
-            return await judge(memory, dataset, reader=reader, judge=grader, render=memory_line, log=log, progress=show)
+        with log_path.open("a", encoding="utf-8") as log:
+            return await judge(
+                memory,
+                dataset,
+                reader=reader,
+                judge=grader,
+                render=memory_line,
+                log=log,
+                embed=embed,
+                progress=show,
+            )
     finally:
         await reader.aclose()
         await grader.aclose()
