@@ -169,6 +169,7 @@ def machine() -> dict[str, object]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 1),  # above the number of cores, times are others' too
         "python": platform.python_version(),
         "commit": commit.stdout.strip(),
     }

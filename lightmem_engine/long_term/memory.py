@@ -13,7 +13,7 @@ import numpy as np
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.long_term.query import Question, read
-from lightmem_engine.long_term.rank import Strategy, eligible_at, fuse, order
+from lightmem_engine.long_term.rank import DEFAULT_WEIGHTS, Strategy, Weights, eligible_at, fuse, order
 from lightmem_engine.long_term.request import Request, checked
 from lightmem_engine.protocols import Clock, Feed, SearchIndex
 from lightmem_engine.text import num_tokens
@@ -57,7 +57,7 @@ class LongTermMemory:
     """Search over the memories of all users. The indexes are caches of the feed and may be dropped at any time.
 
     feed: the durable store.   make_index: an empty index.   embed: texts to unit vectors, float32 [n, dim].
-    render: the exact line a reader gets for a hit; token budgets are counted on it.
+    render: the exact line a reader gets for a hit; token budgets are counted on it.   weights: of the ranking.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class LongTermMemory:
         config: EngineConfig,
         clock: Clock,
         render: Render = reader_line,
+        weights: Weights = DEFAULT_WEIGHTS,
     ) -> None:
         self._feed = feed
         self._make_index = make_index
@@ -75,6 +76,7 @@ class LongTermMemory:
         self._config = config
         self._clock = clock
         self._render = render
+        self._weights = weights
         self._users: OrderedDict[Scope, _User] = OrderedDict()
 
     def __len__(self) -> int:
@@ -171,7 +173,7 @@ class LongTermMemory:
             eligible = eligible_at(columns, now, request.as_of)
             if request.filter is not None:
                 eligible &= request.filter(columns)
-            scores = _scores(user.index, columns, question, signals, request.strategy)
+            scores = self._scores(user.index, columns, question, signals, request.strategy)
             slots = order(scores, eligible, limit)
             best: dict[str, float] = {}
             for slot in slots.tolist():
@@ -180,6 +182,16 @@ class LongTermMemory:
 
         async with user.lock:
             return await _run(rank, inline=len(user.index) <= _INLINE_SEARCH)
+
+    def _scores(
+        self, index: SearchIndex, columns: Columns, question: Question, signals: _Signals, strategy: Strategy
+    ) -> Floats:
+        cosine = None if signals.vector is None else index.cosine(signals.vector)
+        lexical = signals.lexical
+        if lexical is None or signals.index is not index or signals.seq != index.applied_seq:
+            needs_words = strategy != "embedding" or (cosine is not None and bool(np.isnan(cosine[columns.live]).any()))
+            lexical = index.lexical(question.terms) if needs_words else None
+        return fuse(question, columns, lexical, cosine, strategy, self._weights)
 
     async def _hydrate(self, scope: Scope, request: Request, ranked: Sequence[tuple[str, float]]) -> list[Hit]:
         """The first `top_k` candidates that still exist, as they read now."""
@@ -207,15 +219,6 @@ class LongTermMemory:
             kept.append(hit)
             left -= cost
         return kept
-
-
-def _scores(index: SearchIndex, columns: Columns, question: Question, signals: _Signals, strategy: Strategy) -> Floats:
-    cosine = None if signals.vector is None else index.cosine(signals.vector)
-    lexical = signals.lexical
-    if lexical is None or signals.index is not index or signals.seq != index.applied_seq:
-        needs_words = strategy != "embedding" or (cosine is not None and bool(np.isnan(cosine[columns.live]).any()))
-        lexical = index.lexical(question.terms) if needs_words else None
-    return fuse(question, columns, lexical, cosine, strategy)
 
 
 def _is_small(docs: Sequence[IndexDoc]) -> bool:

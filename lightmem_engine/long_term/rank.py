@@ -6,8 +6,8 @@
           + 1 * share of the named date's parts (year, month, day) that the entry's day agrees with
           - .1 * [ends with a question mark]   questions rarely hold answers
 
-One setting for all data; `bench/results` has what each term contributes. Normalisation runs over all live documents
-of the user, so a filter changes which entries are returned and not how they compare.
+One setting for all data; `bench/bench_recall.py` measures what each term contributes. Normalisation runs over all live
+documents of the user, so a filter changes which entries are returned and not how they compare.
 """
 
 from __future__ import annotations
