@@ -196,7 +196,7 @@ class LexicalIndex:
         if not self._dirty:
             return
         slots = np.fromiter(self._dirty, np.int32, len(self._dirty))
-        self._dirty.clear()
+        self._dirty = set()  # a cleared set would keep its table
         length = self._num_terms.values[slots].astype(np.float64)
         for link in self._links:
             at, index = link.values[slots], np.arange(len(slots))
