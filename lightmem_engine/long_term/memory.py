@@ -16,7 +16,7 @@ from lightmem_engine.long_term.query import Question, read
 from lightmem_engine.long_term.rank import DEFAULT_WEIGHTS, Strategy, Weights, eligible_at, fuse, order
 from lightmem_engine.long_term.request import Request, checked
 from lightmem_engine.protocols import Clock, Feed, SearchIndex
-from lightmem_engine.text import num_tokens
+from lightmem_engine.text import forget_words, num_tokens
 from lightmem_engine.types import Columns, Floats, Hit, IndexDoc, Scope, Vector, Vectors
 
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
@@ -120,8 +120,10 @@ class LongTermMemory:
         return hits if request.max_tokens is None else self._within(hits, request.max_tokens)
 
     def forget(self, scope: Scope) -> None:
-        """Drop the cached index of a user; the next search builds it anew from the feed."""
+        """Drop the cached index of a user; the next search builds it anew from the feed. Searches under way finish on
+        the old index and find only what the feed still hydrates."""
         self._users.pop(scope, None)
+        forget_words()
 
     def _user(self, scope: Scope) -> _User:
         user = self._users.get(scope)

@@ -18,7 +18,7 @@ from lightmem_engine.config import replace as configure
 from lightmem_engine.errors import BackendUnavailable, InvalidInput
 from lightmem_engine.long_term.memory import LongTermMemory, reader_line
 from lightmem_engine.stores.user_index import UserIndex
-from lightmem_engine.text import num_tokens, terms
+from lightmem_engine.text import num_tokens, stem, terms
 from lightmem_engine.types import Hit, IndexDoc, Scope, State, Vectors
 from tests.long_term.feed import MemoryFeed
 
@@ -233,6 +233,13 @@ async def test_indexes_are_cached_least_recently_used_first() -> None:
     world.memory.forget(Scope("b"))
     world.memory.forget(Scope("nobody"))
     assert len(world.memory) == 1
+
+
+async def test_forgetting_a_user_leaves_no_word_behind(world: World) -> None:
+    await world.find("kayak")
+    world.memory.forget(ANN)
+    assert stem.cache_info().currsize == 0
+    assert (await world.find("kayak", top_k=1)) == ["I bought a red kayak"]
 
 
 async def test_many_searches_of_one_user_share_one_index() -> None:
