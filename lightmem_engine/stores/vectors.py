@@ -98,7 +98,7 @@ class _TorchRows:
             grown = self._data.new_empty((max(64, self._size + self._size // 2), self._data.shape[1]))
             grown[: self._size] = self._data[: self._size]
             self._data = grown
-        self._data[self._size] = torch.from_numpy(vector).to(self._data.device)
+        self._data[self._size] = torch.tensor(vector)
         self._size += 1
 
     def dots(self, query: Vector) -> Floats:
@@ -108,24 +108,24 @@ class _TorchRows:
         import torch
 
         dots = self._dots(query)
-        dots = dots.masked_fill(torch.from_numpy(~allowed).to(dots.device), -torch.inf)
+        dots = dots.masked_fill(torch.tensor(~allowed, device=dots.device), -torch.inf)
         best = torch.topk(dots, min(k, self._size))
         return best.values.cpu().numpy(), best.indices.cpu().numpy()
 
     def keep(self, rows: npt.NDArray[np.int64]) -> None:
         import torch
 
-        self._data = self._data[torch.from_numpy(rows).to(self._data.device)]
+        self._data = self._data[torch.tensor(rows, device=self._data.device)]
         self._size = len(rows)
 
     def _dots(self, query: Vector) -> torch.Tensor:
         import torch
 
-        return self._data[: self._size] @ torch.from_numpy(query).to(self._data.device)
+        return self._data[: self._size] @ torch.tensor(query, device=self._data.device)
 
 
 class VectorIndex:
-    """At most one vector per slot. `device` is "cpu" or a CUDA device such as "cuda:0"."""
+    """At most one vector per slot. `device` is "cpu", or a torch device such as "cuda"."""
 
     def __init__(self, dim: int, device: str = "cpu") -> None:
         self.dim = dim
