@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,16 @@ class Encoders:
 
 def load_encoders(config: EngineConfig) -> Encoders:
     """Classifier and embedder, sharing one set of weights where they are the same checkpoint."""
+    from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
+
+    if config.embedder.stub and config.classifier.source == "stub":
+        idle = Device("cpu", "float32", "stub encoders need no device")
+        return Encoders(StubClassifier(config.classifier.window_tokens), StubEmbedder(), idle)
     import torch
 
     from lightmem_engine.models.checkpoint import locate
     from lightmem_engine.models.encoder import Encoder, SentenceEmbedder
     from lightmem_engine.models.packaged import packaged_minilm
-    from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
 
     device = choose(config.device)
     dtype = getattr(torch, device.dtype)
@@ -132,6 +137,26 @@ class ModelCalls:
         return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """The sensory stage alone, without a data directory: for measurements."""
+
+    sensory: SensoryMemory
+    calls: ModelCalls
+
+
+@asynccontextmanager
+async def open_workbench(config: EngineConfig) -> AsyncIterator[Workbench]:
+    """The models of `config` on a worker of their own."""
+    encoders = await asyncio.to_thread(load_encoders, config)
+    worker = _worker(config, encoders)
+    calls = ModelCalls(worker, Priority.FOREGROUND)
+    try:
+        yield Workbench(_sensory(config, encoders, calls), calls)
+    finally:
+        await asyncio.to_thread(worker.close)
+
+
 async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine:
     """Open the data directory, load the models, take up unfinished work.
 
@@ -148,15 +173,14 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     except BaseException:
         lock.release()
         raise
-    worker = DeviceWorker(config.runtime.batch_tokens, config.runtime.max_queued_tokens)
-    worker.add_lane(CLASSIFY, encoders.classifier.score)
-    worker.add_lane(EMBED, encoders.embedder.encode)
+    worker = _worker(config, encoders)
     admission = Admission(config.runtime.max_background)
     pipeline = _pipeline(config, db, encoders, lm, worker, admission, clock, failpoints)
+    calls = ModelCalls(worker, Priority.FOREGROUND)
     long_term = LongTermMemory(
         feed=db,
         make_index=lambda: UserIndex(encoders.embedder.dim, encoders.device.kind),
-        embed=ModelCalls(worker, Priority.FOREGROUND).embed,
+        embed=calls.embed,
         config=config,
         clock=clock,
         render=prompts.memory_line,
@@ -168,10 +192,29 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         pipeline=pipeline,
         long_term=long_term,
         lm=lm,
+        embed=calls.embed,
         worker=worker,
         admission=admission,
         clock=clock,
         release=lock.release,
+    )
+
+
+def _worker(config: EngineConfig, encoders: Encoders) -> DeviceWorker:
+    worker = DeviceWorker(config.runtime.batch_tokens, config.runtime.max_queued_tokens)
+    worker.add_lane(CLASSIFY, encoders.classifier.score)
+    worker.add_lane(EMBED, encoders.embedder.encode)
+    return worker
+
+
+def _sensory(config: EngineConfig, encoders: Encoders, calls: ModelCalls) -> SensoryMemory:
+    return SensoryMemory(
+        classify=calls.classify,
+        embed=calls.embed,
+        count=encoders.classifier.count,
+        window_tokens=min(config.classifier.window_tokens, encoders.classifier.max_tokens) - SPECIAL_TOKENS,
+        compress=config.compress,
+        max_words=config.extract.max_words,
     )
 
 
@@ -190,15 +233,7 @@ def _pipeline(
     runtime = config.runtime
     retry = Retry(runtime.max_attempts, runtime.backoff_seconds, on_wait=lambda error: pipelines[0].waiting(error))
     calls = ModelCalls(worker, Priority.INGEST)
-    sensory = SensoryMemory(
-        classify=calls.classify,
-        embed=calls.embed,
-        count=encoders.classifier.count,
-        window_tokens=min(config.classifier.window_tokens, encoders.classifier.max_tokens) - SPECIAL_TOKENS,
-        compress=config.compress,
-        max_words=config.extract.max_words,
-    )
-    sense = SenseStage(db, sensory, config.segment, retry, clock, failpoints)
+    sense = SenseStage(db, _sensory(config, encoders, calls), config.segment, retry, clock, failpoints)
     extract = ExtractStage(
         db,
         _extractor(config, lm, admission),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
@@ -20,7 +20,7 @@ from lightmem_engine.protocols import Clock, LanguageModel
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.sensory.normalize import normalize
-from lightmem_engine.types import Delta, Hit, Message, OpenTurn, Priority, Prompt, Sampling, Scope, TurnOptions
+from lightmem_engine.types import Delta, Hit, Message, OpenTurn, Priority, Prompt, Sampling, Scope, TurnOptions, Vectors
 
 if TYPE_CHECKING:
     from lightmem_engine.stores.memory_db import MemoryDB
@@ -40,6 +40,7 @@ class LocalEngine:
         pipeline: Pipeline,
         long_term: LongTermMemory,
         lm: LanguageModel,
+        embed: Callable[[Sequence[str]], Awaitable[Vectors]],
         worker: DeviceWorker,
         admission: Admission,
         clock: Clock,
@@ -47,6 +48,7 @@ class LocalEngine:
     ) -> None:
         self.config = config
         self.lm = lm
+        self.embed = embed
         self._db = db
         self._pipeline = pipeline
         self._long_term = long_term
@@ -100,6 +102,16 @@ class LocalEngine:
             return await self._long_term.search(
                 scope, query, top_k=top_k, max_tokens=max_tokens, as_of=as_of, filters=filters
             )
+
+    async def everything(self, scope: Scope) -> list[Hit]:
+        """All that is remembered of a user, in the order it was said; superseded entries included."""
+        docs, _ = await self._db.changes(scope, 0)
+        hits = await self._db.hydrate(scope, [doc.ref for doc in docs])
+        return [hits[doc.ref] for doc in docs if doc.ref in hits]
+
+    async def segments(self, scope: Scope, session: str) -> list[list[str]]:
+        """The message ids of each closed segment of a session, in order."""
+        return await self._db.segments(scope, session)
 
     async def flush(self, scope: Scope | None = None) -> dict[str, Any]:
         """Wait until all that was logged is long-term memory or parked; returns `stats`."""

@@ -74,9 +74,11 @@ def stats(args: argparse.Namespace, loaded: LoadedConfig) -> int:
 
 def evaluate(args: argparse.Namespace, loaded: LoadedConfig) -> int:
     """Measure; the last line of output is one JSON object."""
-    from lightmem_engine.evaluation.run import evaluate_file
+    from lightmem_engine.evaluation.run import Judged, evaluate_file
 
-    result = asyncio.run(evaluate_file(args, loaded.config, progress=_progress))
+    judged = Judged(args.reader or "", args.judge or "", args.reader_model, args.judge_model, args.log or "")
+    result = asyncio.run(evaluate_file(args.what, args.file, loaded.config, judged, _progress))
+    _progress("")
     if not args.json:
         print(json.dumps(result, indent=2))
     print(json.dumps(result))

@@ -8,11 +8,14 @@ given up with its error.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from lightmem_engine.errors import BackendUnavailable, Overloaded, StoreError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,6 +63,7 @@ async def run_bisecting(
                 middle = len(items) // 2
                 left = await run_bisecting(items[:middle], work, retry)
                 return left + await run_bisecting(items[middle:], work, retry)
+            logger.warning("an item failed: %s", _describe(error), exc_info=not failures)
             failures += 1
             if failures >= retry.max_attempts:
                 return [Poison(_describe(error), failures)]

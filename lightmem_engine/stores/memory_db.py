@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightmem_engine.runtime.failpoints import Failpoints
-from lightmem_engine.stores import entries, log, schema
+from lightmem_engine.stores import entries, log, schema, work
 from lightmem_engine.stores.sqlite import Database, Work
 from lightmem_engine.stores.stats import stats
 from lightmem_engine.types import Hit, IndexDoc, Scope
@@ -57,6 +57,10 @@ class MemoryDB:
     async def hydrate(self, scope: Scope, refs: Iterable[str]) -> dict[str, Hit]:
         """The stored truth behind index references; see `entries.hydrate`."""
         return await self.read(_snapshot(lambda connection: entries.hydrate(connection, scope, refs)))
+
+    async def segments(self, scope: Scope, session: str) -> list[list[str]]:
+        """The message ids of each closed segment of a session, in order."""
+        return await self.read(lambda connection: work.segment_messages(connection, scope, session))
 
     async def contents(self, scope: Scope, ids: Iterable[str]) -> dict[str, str]:
         """The original texts of messages, by message id; unknown ids are absent."""

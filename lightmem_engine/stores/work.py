@@ -6,6 +6,7 @@ its cursor commit together.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -216,6 +217,16 @@ def load_segments(connection: sqlite3.Connection, scope: Scope, ids: Sequence[in
         turns = tuple(sensed_turns(connection, [message for message, _ in found]))
         segments.append(Segment(id, scope, found[0][1] if found else "", turns))
     return segments
+
+
+def segment_messages(connection: sqlite3.Connection, scope: Scope, session: str) -> list[list[str]]:
+    """The message ids of each closed segment of a session, in order."""
+    rows = connection.execute(
+        "SELECT s.segment, m.id FROM sensed s JOIN message m ON m.seq = s.message WHERE s.tenant = ? AND s.user = ? "
+        "AND s.session = ? AND s.segment IS NOT NULL ORDER BY s.message",
+        (scope.tenant, scope.user, session),
+    )
+    return [[id for _, id in group] for _, group in itertools.groupby(rows, key=lambda row: row[0])]
 
 
 def set_segment_state(connection: sqlite3.Connection, scope: Scope, ids: Iterable[int], state: str) -> None:
