@@ -169,11 +169,15 @@ def live_boundaries(turns: Sequence[TurnSignal], config: SegmentConfig) -> list[
     return found
 
 
-def document_turns(document: Document) -> list[Turn]:
+def document_messages(document: Document) -> list[Message]:
     """A document as a session. `system` speaks for the assistant; anybody else than user and assistant is a person."""
-    drafts = normalize(
-        [_message(turn) for turn in document["turns"]], timestamp=_START, zone=UTC, last_event_time=None, now=_START
-    )
+    return [_message(turn) for turn in document["turns"]]
+
+
+def document_turns(document: Document) -> list[Turn]:
+    """The messages of a document as turns."""
+    messages = document_messages(document)
+    drafts = normalize(messages, timestamp=_START, zone=UTC, last_event_time=None, now=_START)
     session = str(document.get("id", ""))
     return [
         Turn(seq, d.id, Scope("eval"), session, d.role, d.speaker, d.text, d.event_time, _START)

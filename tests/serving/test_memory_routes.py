@@ -54,7 +54,9 @@ def test_the_same_id_twice_is_a_no_op_and_other_content_a_conflict(server: Serve
 def test_an_id_twice_in_one_call(server: Server, user: str) -> None:
     twice = _post(server, "add", user_id=user, messages=[_message("A", id="x"), _message("A", id="x")])
     assert twice.json() == {"message_ids": ["x", "x"]}
-    assert _post(server, "add", user_id=user, messages=[_message("B", id="z"), _message("C", id="z")]).status_code == 409
+    assert (
+        _post(server, "add", user_id=user, messages=[_message("B", id="z"), _message("C", id="z")]).status_code == 409
+    )
 
 
 def test_event_time_and_relative_dates(server: Server, user: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -42,11 +43,11 @@ def _tell(server: Server) -> dict[str, str]:
     return {fact: next(h["source_ids"][0] for h in entries if fact in h["text"]) for fact in FACTS}
 
 
-def _search(server: Server, user: str, query: str, top_k: int = 3) -> list[dict[str, object]]:
+def _search(server: Server, user: str, query: str, top_k: int = 3) -> list[dict[str, Any]]:
     body = {"user_id": user, "query": query, "top_k": top_k}
     answer = httpx.post(f"{server.url}/v1/memory/search", json=body, timeout=30)
     assert answer.status_code == 200, answer.text
-    hits: list[dict[str, object]] = answer.json()["hits"]
+    hits: list[dict[str, Any]] = answer.json()["hits"]
     return hits
 
 
@@ -63,7 +64,7 @@ def test_facts_survive_kill_9(tmp_path: Path, flushed: bool) -> None:
     with Server(tmp_path / "data") as server:
         for fact, question in FACTS.items():
             hits = _search(server, "ann", question)
-            assert ids[fact] in hits[0]["source_ids"], (question, hits)  # type: ignore[operator]
+            assert ids[fact] in hits[0]["source_ids"], (question, hits)
             assert _search(server, "eve", question) == []
         with _client(server) as client:
             reply = client.chat.completions.create(
