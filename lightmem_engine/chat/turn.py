@@ -25,6 +25,7 @@ Search = Callable[..., Awaitable[list[Hit]]]
 Log = Callable[..., Awaitable[list[str]]]
 Contents = Callable[[Scope, Iterable[str]], Awaitable[dict[str, str]]]
 DEFAULT_SESSION = "chat"
+MAX_QUESTION_CHARS = 4000  # of a longer message the end is what recall asks with: questions come last
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class ChatTurns:
     async def _recall(
         self, scope: Scope, messages: Sequence[Mapping[str, Any]], options: TurnOptions
     ) -> tuple[list[Hit], str | None]:
-        question = _text(messages[-1])
+        question = _text(messages[-1])[-MAX_QUESTION_CHARS:]
         top_k = self._config.top_k if options.top_k is None else options.top_k
         max_tokens = self._config.max_tokens if options.max_tokens is None else options.max_tokens
         if not (options.read and top_k and max_tokens and messages[-1]["role"] == "user" and question.strip()):

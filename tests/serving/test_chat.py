@@ -175,7 +175,7 @@ def test_a_client_that_leaves_mid_stream_leaves_a_partial_reply(server: Server, 
     deadline = time.monotonic() + 30
     while _log(server, user)["messages"] < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    search = {"user_id": user, "query": "stub model word"}
+    search = {"user_id": user, "query": "word", "filters": {"partial": True}}
     hits = httpx.post(f"{server.url}/v1/memory/search", json=search, timeout=30).json()["hits"]
-    reply = next(hit for hit in hits if hit["speaker"] == "assistant")
-    assert 0 < len(reply["text"]) < 500_000, "the reply was to be cut short by the client's leaving"
+    assert hits
+    assert {hit["speaker"] for hit in hits} == {"assistant"}
