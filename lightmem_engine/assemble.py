@@ -36,7 +36,6 @@ from lightmem_engine.stores.user_index import UserIndex
 from lightmem_engine.types import Priority, Segment, Vectors, Window
 
 CLASSIFY, EMBED = "classify", "embed"
-SPECIAL_TOKENS = 2  # around every window
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +211,10 @@ def _sensory(config: EngineConfig, encoders: Encoders, calls: ModelCalls) -> Sen
         classify=calls.classify,
         embed=calls.embed,
         count=encoders.classifier.count,
-        window_tokens=min(config.classifier.window_tokens, encoders.classifier.max_tokens) - SPECIAL_TOKENS,
+        window_tokens=min(config.classifier.window_tokens, encoders.classifier.max_tokens),
         compress=config.compress,
         max_words=config.extract.max_words,
+        attend="users" if config.segment.mode == "paper" else "turns",
     )
 
 

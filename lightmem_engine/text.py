@@ -52,6 +52,11 @@ def stem(word: str) -> str:
     return word[:-1] if len(word) > _MIN_STEM + 1 and word.endswith("e") else word
 
 
+def forget_words() -> None:
+    """Empty the cache behind `stem`, so that no word of an erased memory stays in the process."""
+    stem.cache_clear()
+
+
 def _without_suffix(word: str) -> str:
     for suffix, replacement in _SUFFIXES:
         if suffix == "s" and word.endswith("ss"):

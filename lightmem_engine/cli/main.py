@@ -53,9 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--model", help="a Qwen checkpoint to run in process: a path or a hub name")
 
     add = command("add", commands.add, "remember the messages of a JSONL file")
-    add.add_argument(
-        "file", metavar="FILE", help="JSON rows: role, content, optionally id, name, timestamp"
-    )
+    add.add_argument("file", metavar="FILE", help="JSON rows: role, content, optionally id, name, timestamp")
     add.add_argument("--user", required=True)
     add.add_argument("--session")
 

@@ -193,7 +193,7 @@ async def compress_conversations(
                 counts[i].add(turn.text)
             own = _as_turns(turns[i][first:end])
             new = begin - first
-            context = own[max(0, new - sensory.context_turns) : new]
+            context = [turn.text for turn in own[max(0, new - sensory.context_turns) : new]]
             jobs.append(SensoryJob(own[new:], context, counts[i].document_frequency, counts[i].num_documents))
         for i, sensed in zip(due, await sensory.sense(jobs), strict=True):
             short[i] += [compressed_text(turn) for turn in sensed]

@@ -91,13 +91,13 @@ def load(name: str, path: str | Path) -> Dataset:
     if reader is None:
         raise InvalidInput(f"no such dataset {name!r}, expected one of {', '.join(_READERS)}")
     try:
-        return reader(_read_json(Path(path)))
+        return reader(read_json(Path(path)))
     except (KeyError, TypeError, AttributeError) as error:
         detail = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise InvalidInput(f"{path} is not a {name} file: {detail}") from error
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     try:
         raw = path.read_bytes()
         return json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightmem_engine.assemble import Workbench, open_workbench
+from lightmem_engine.assemble import open_workbench
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.errors import InvalidInput
-from lightmem_engine.evaluation import datasets, retrieval, segmentation
+from lightmem_engine.evaluation import compression, datasets, retrieval, segmentation
 from lightmem_engine.evaluation.chat_api import ChatApi
 from lightmem_engine.evaluation.judged import judge
 from lightmem_engine.memory import AsyncMemory
@@ -82,32 +81,29 @@ async def _evaluate_one(
 async def _judged(
     memory: AsyncMemory, dataset: datasets.Dataset, judged: Judged, show: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    async with AsyncExitStack() as stack:
-        reader = await stack.enter_async_context(ChatApi(judged.reader, judged.reader_model))
-        judging = await stack.enter_async_context(ChatApi(judged.judge, judged.judge_model))
-        log = stack.enter_context(open(judged.log or "judged.jsonl", "w", encoding="utf-8"))
-        return await judge(
-            memory,
-            dataset,
-            reader=reader,
-            judge=judging,
-            render=prompts.memory_line,
-            log=log,
-            embed=memory.engine.embed,
-            progress=show,
-        )
+    async with (
+        ChatApi(judged.reader, judged.reader_model) as reader,
+        ChatApi(judged.judge, judged.judge_model) as judging,
+    ):
+        with Path(judged.log or "judged.jsonl").open("w", encoding="utf-8") as log:
+            return await judge(
+                memory,
+                dataset,
+                reader=reader,
+                judge=judging,
+                render=prompts.memory_line,
+                log=log,
+                embed=memory.engine.embed,
+                progress=show,
+            )
 
 
 async def _segmentation(file: str, config: EngineConfig, progress: Callable[[str], None]) -> dict[str, Any]:
-    """`main` from the stage itself, `live` from the segments that an engine stored."""
-    documents = segmentation.load(file)
+    """`main` from the stage itself, whole documents at once; `live` from the segments that an engine stored."""
+    documents = _read_list(file)
+    progress("segmentation: whole documents")
     async with open_workbench(config) as bench:
-        progress("segmentation: whole documents")
-        whole = await segmentation.whole_documents(documents, bench.sensory)
-    result = {
-        name: segmentation.report(documents, found)
-        for name, found in segmentation.hypotheses(whole, config.segment).items()
-    }
+        result: dict[str, Any] = dict(await segmentation.evaluate(documents, bench.sensory, config.segment))
     progress("segmentation: turn by turn")
     result["live"] = segmentation.report(documents, await _stored_boundaries(documents, config))
     return result
@@ -115,7 +111,6 @@ async def _segmentation(file: str, config: EngineConfig, progress: Callable[[str
 
 async def _stored_boundaries(documents: Sequence[Mapping[str, Any]], config: EngineConfig) -> list[list[int]]:
     """Feed each document turn by turn as a user of its own; the first turn of each stored segment but the first."""
-    turns = [segmentation.document_messages(document) for document in documents]
 
     async def feed(memory: AsyncMemory, index: int, messages: Sequence[Message]) -> list[int]:
         user = f"document-{index}"
@@ -126,17 +121,33 @@ async def _stored_boundaries(documents: Sequence[Mapping[str, Any]], config: Eng
 
     with tempfile.TemporaryDirectory(prefix="lightmem-eval-") as directory:
         async with AsyncMemory(replace(config, data_dir=directory)) as memory:
-            return await asyncio.gather(*(feed(memory, i, messages) for i, messages in enumerate(turns)))
+            feeds = [
+                feed(memory, index, segmentation.document_messages(document))
+                for index, document in enumerate(documents)
+            ]
+            return await asyncio.gather(*feeds)
 
 
 async def _compression(file: str, config: EngineConfig, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Our compressor at several exact rates beside the baselines."""
-    dataset = datasets.load("locomo", file)
+    """The configured compressor at exact rates, nothing protected, and as configured; the baselines beside it."""
+    conversations = _read_list(file)
+    settings = {f"rate {rate:g}": replace(config, **{"compress.rate": rate, "compress.protect": ()}) for rate in RATES}
+    settings["main"] = config
+    result: dict[str, Any] = {}
+    for name, setting in settings.items():
+        progress(f"compression: {name}")
+        async with open_workbench(setting) as bench:
+            short = await compression.compress_conversations(conversations, bench.sensory)
+        result[name] = compression.report(conversations, short)
+    return result | {"baselines": compression.baselines(conversations, RATES)}
 
-    async def at(rate: float) -> Workbench:
-        raise AssertionError(rate)
 
-    return {}
+def _read_list(file: str) -> list[Any]:
+    """A JSON file, gzipped or not, that holds a list."""
+    data = datasets.read_json(Path(file))
+    if not isinstance(data, list) or not data:
+        raise InvalidInput(f"{file}: expected a non-empty JSON list")
+    return data
 
 
 async def _usage(memory: AsyncMemory) -> dict[str, float]:

@@ -5,18 +5,15 @@ A document is `{"turns": [{"role" or "speaker", "text"}], "boundaries": [i, ...]
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lightmem_engine.config import SegmentConfig
-from lightmem_engine.errors import InvalidInput
 from lightmem_engine.sensory.memory import SensoryJob, SensoryMemory
 from lightmem_engine.sensory.normalize import normalize
 from lightmem_engine.sensory.segment import TurnSignal, decide, document_boundaries, signal
@@ -119,40 +116,46 @@ def _climb(values: Sequence[float], start: int, step: int) -> float:
 # --- runs
 
 
+@dataclass(frozen=True, slots=True)
+class Sensed:
+    """Signals of each document's turns: sensed as a whole, and turn by turn as they would arrive."""
+
+    whole: list[list[TurnSignal]]
+    live: list[list[TurnSignal]]
+
+
 async def evaluate(documents: Sequence[Document], sensory: SensoryMemory, config: SegmentConfig) -> dict[str, Report]:
-    """`main` and the baselines of `hypotheses`, and `live`: what is decided when fed turn by turn."""
-    whole = await whole_documents(documents, sensory)
-    live = await live_documents(documents, sensory)
-    found = {**hypotheses(whole, config), "live": [live_boundaries(turns, config) for turns in live]}
-    return {name: report(documents, boundaries) for name, boundaries in found.items()}
+    """`main`: whole document at once.   `live`: what is decided when fed turn by turn.   `empty`, `dip`: baselines."""
+    sensed = await sense_documents(documents, sensory)
+    return {
+        "main": report(documents, [document_boundaries(turns, config) for turns in sensed.whole]),
+        "live": report(documents, [live_boundaries(turns, config) for turns in sensed.live]),
+        "empty": report(documents, [[] for _ in documents]),
+        "dip": report(documents, [dip_boundaries(np.stack([t.vector for t in turns])) for turns in sensed.whole]),
+    }
 
 
-async def whole_documents(documents: Sequence[Document], sensory: SensoryMemory) -> list[list[TurnSignal]]:
-    """Signals of each document's turns, sensed as a whole."""
-    jobs = [SensoryJob(document_turns(document)) for document in documents]
-    return [[signal(turn) for turn in sensed] for sensed in await sensory.sense(jobs)]
-
-
-async def live_documents(documents: Sequence[Document], sensory: SensoryMemory) -> list[list[TurnSignal]]:
-    """Signals of each document's turns, sensed one by one; all documents' next turns share the batches."""
+async def sense_documents(documents: Sequence[Document], sensory: SensoryMemory) -> Sensed:
+    """Both ways through the real stage; in the live one, all documents' next turns share the batches."""
     turns = [document_turns(document) for document in documents]
+    whole = [[signal(turn) for turn in sensed] for sensed in await sensory.sense([SensoryJob(own) for own in turns])]
     live: list[list[TurnSignal]] = [[] for _ in documents]
     for step in range(max((len(own) for own in turns), default=0)):
         due = [i for i, own in enumerate(turns) if step < len(own)]
         first = max(0, step - sensory.context_turns)
-        jobs = [SensoryJob(turns[i][step : step + 1], turns[i][first:step]) for i in due]
+        jobs = [_job(turns[i], first, step) for i in due]
         for i, (sensed,) in zip(due, await sensory.sense(jobs), strict=True):
             live[i].append(signal(sensed))
-    return live
+    return Sensed(whole, live)
 
 
-def hypotheses(whole: Sequence[Sequence[TurnSignal]], config: SegmentConfig) -> dict[str, list[list[int]]]:
-    """Boundaries of whole documents: `main` as configured, `empty` (none) and `dip` (similarity alone)."""
-    return {
-        "main": [document_boundaries(turns, config) for turns in whole],
-        "empty": [[] for _ in whole],
-        "dip": [dip_boundaries(np.stack([turn.vector for turn in turns])) for turns in whole],
-    }
+def _job(turns: Sequence[Turn], first: int, new: int) -> SensoryJob:
+    before = turns[first:new]
+    return SensoryJob(
+        turns[new : new + 1],
+        [turn.text for turn in before],
+        user_context=[turn.text for turn in before if turn.role == "user"],
+    )
 
 
 def live_boundaries(turns: Sequence[TurnSignal], config: SegmentConfig) -> list[int]:
@@ -166,9 +169,15 @@ def live_boundaries(turns: Sequence[TurnSignal], config: SegmentConfig) -> list[
     return found
 
 
+def document_messages(document: Document) -> list[Message]:
+    """A document as a session. `system` speaks for the assistant; anybody else than user and assistant is a person."""
+    return [_message(turn) for turn in document["turns"]]
+
+
 def document_turns(document: Document) -> list[Turn]:
-    """A document as a session."""
-    drafts = normalize(document_messages(document), timestamp=_START, zone=UTC, last_event_time=None, now=_START)
+    """The messages of a document as turns."""
+    messages = document_messages(document)
+    drafts = normalize(messages, timestamp=_START, zone=UTC, last_event_time=None, now=_START)
     session = str(document.get("id", ""))
     return [
         Turn(seq, d.id, Scope("eval"), session, d.role, d.speaker, d.text, d.event_time, _START)
@@ -176,30 +185,8 @@ def document_turns(document: Document) -> list[Turn]:
     ]
 
 
-def document_messages(document: Document) -> list[Message]:
-    """A document as a caller would send it. `system` speaks for the assistant; anybody else than user and assistant is
-    a person."""
-    return [_message(turn) for turn in document["turns"]]
-
-
 def _message(turn: Mapping[str, Any]) -> Message:
     who = str(turn.get("role") or turn.get("speaker") or "user")
     if who in ("assistant", "system"):
         return Message("assistant", turn["text"])
     return Message("user", turn["text"], name=None if who == "user" else who)
-
-
-def load(file: str | Path) -> list[dict[str, Any]]:
-    """The documents of a JSON file, gzipped or not. A file of another form is `InvalidInput`."""
-    path = Path(file)
-    try:
-        raw = path.read_bytes()
-        documents = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidInput(f"{file} cannot be read: {error}") from error
-    if not isinstance(documents, list) or not documents:
-        raise InvalidInput(f"{file} holds no list of documents")
-    for number, document in enumerate(documents):
-        if not isinstance(document, dict) or not document.get("turns") or "boundaries" not in document:
-            raise InvalidInput(f"{file}: document {number} needs turns and boundaries")
-    return documents

@@ -58,7 +58,7 @@ async def run_bisecting(
             retry.on_wait(error)
             waits += 1
             await retry.pause(waits)
-        except Exception as error:  # noqa: BLE001 - whatever an item provokes is recorded with it
+        except Exception as error:
             if len(items) > 1:
                 middle = len(items) // 2
                 left = await run_bisecting(items[:middle], work, retry)

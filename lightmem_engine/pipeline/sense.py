@@ -103,7 +103,16 @@ class SenseStage:
             batch = list(group)
             counts = self._counts[scope]
             turns = tuple(item.turn for item in batch)
-            jobs.append(SensoryJob(turns, batch[0].context, counts.document_frequency, counts.num_documents))
+            before = batch[0].context
+            jobs.append(
+                SensoryJob(
+                    turns,
+                    context=[turn.text for turn in before],
+                    document_frequency=counts.document_frequency,
+                    num_documents=counts.num_documents,
+                    user_context=[turn.text for turn in before if turn.role == "user"],
+                )
+            )
         # Planning and compression are plain Python: in a thread of their own they cannot hold up a chat.
         sensed = await asyncio.to_thread(asyncio.run, self._sensory.sense(jobs))
         return [turn for turns in sensed for turn in turns]

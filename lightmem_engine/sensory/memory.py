@@ -32,14 +32,16 @@ CONTEXT_TOKENS = 64
 class SensoryJob:
     """New turns of one session, in order.
 
-    context: the turns before them, oldest first; the last `SensoryMemory.context_turns` are enough.
+    context: texts of the turns before them, oldest first; the last `SensoryMemory.context_turns` are enough.
     document_frequency, num_documents: the user's term counts, as in `Window`.
+    user_context: like `context`, of user turns only; read where attention goes from user turn to user turn.
     """
 
     turns: Sequence[Turn]
-    context: Sequence[Turn] = ()
+    context: Sequence[str] = ()
     document_frequency: Mapping[str, int] = field(default_factory=dict)
     num_documents: int = 0
+    user_context: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ class _Draft:
     def session(self, users_only: bool) -> tuple[Session, list[int]]:
         """What there is to read, and which turns it is."""
         turns = [i for i, turn in enumerate(self.job.turns) if not users_only or turn.role == "user"]
-        before = [turn.text for turn in self.job.context if not users_only or turn.role == "user"]
+        before = self.job.user_context if users_only else self.job.context
         texts = [self.job.turns[i].text for i in turns]
         # Attention between user texts is read off the beginning of each, as much as one window holds.
         spans = [self.pieces[i][:1] if users_only else self.pieces[i] for i in turns]

@@ -12,6 +12,7 @@ import numpy as np
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.long_term.memory import LongTermMemory
+from lightmem_engine.long_term.rank import DEFAULT_WEIGHTS, Weights
 from lightmem_engine.stores.user_index import UserIndex
 from lightmem_engine.types import Hit, IndexDoc, Message, Role, Scope, Vectors
 from tests.long_term.feed import MemoryFeed
@@ -55,9 +56,17 @@ def stretches(text: str, max_words: int = 120) -> list[str]:
 class RawMemory:
     """Has the face of `AsyncMemory` that a replay needs."""
 
-    def __init__(self, embed: Embed, dim: int, config: EngineConfig | None = None, compress: Compress = list) -> None:
+    def __init__(
+        self,
+        embed: Embed,
+        dim: int,
+        config: EngineConfig | None = None,
+        compress: Compress = list,
+        weights: Weights = DEFAULT_WEIGHTS,
+    ) -> None:
         self.feed = MemoryFeed()
-        self.recall = LongTermMemory(self.feed, lambda: UserIndex(dim), embed, config or EngineConfig(), Now())
+        config = config or EngineConfig()
+        self.recall = LongTermMemory(self.feed, lambda: UserIndex(dim), embed, config, Now(), weights=weights)
         self._embed = embed
         self._compress = compress
         self._pending: dict[str, list[_Pending]] = {}

@@ -90,14 +90,9 @@ async def run(
     name: str, data: Any, folder: Path, url: str, **options: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     dataset = load(name, samples.write(folder, data))
-    reader, grader = ChatApi(url, api_key="secret", pause=0.01), ChatApi(url, model="grader", pause=0.01)
-    log = io.StringIO()
-    try:
-        report = await judge(
-            RawMemory(embed, DIM), dataset, reader=reader, judge=grader, render=reader_line, log=log, **options
-        )
-    finally:
-        await asyncio.gather(reader.aclose(), grader.aclose())
+    log, memory = io.StringIO(), RawMemory(embed, DIM)
+    async with ChatApi(url, api_key="secret", pause=0.01) as reader, ChatApi(url, "grader", pause=0.01) as grader:
+        report = await judge(memory, dataset, reader=reader, judge=grader, render=reader_line, log=log, **options)
     return report, [json.loads(line) for line in log.getvalue().splitlines()]
 
 
@@ -146,9 +141,8 @@ async def test_a_broken_judge_makes_answers_wrong_and_is_named(tmp_path: Path) -
 async def test_a_passing_overload_is_retried() -> None:
     answers: Iterator[str | Response] = iter([PlainTextResponse("busy", 429), PlainTextResponse("busy", 503), "fine"])
     with serve(lambda body: next(answers)) as (url, _):
-        api = ChatApi(url, "m", pause=0.01)
-        assert (await api.ask([{"role": "user", "content": "x"}], 5)).text == "fine"
-        await api.aclose()
+        async with ChatApi(url, "m", pause=0.01) as api:
+            assert (await api.ask([{"role": "user", "content": "x"}], 5)).text == "fine"
 
 
 @pytest.mark.parametrize(
@@ -161,17 +155,15 @@ async def test_a_passing_overload_is_retried() -> None:
 )
 async def test_malformed_answers(response: Response, error: type[Exception], message: str) -> None:
     with serve(lambda body: response) as (url, _):
-        api = ChatApi(url, "m", pause=0.01)
-        with pytest.raises(error, match=message):
-            await api.ask([{"role": "user", "content": "x"}], 5)
-        await api.aclose()
+        async with ChatApi(url, "m", pause=0.01) as api:
+            with pytest.raises(error, match=message):
+                await api.ask([{"role": "user", "content": "x"}], 5)
 
 
 async def test_nobody_there() -> None:
-    api = ChatApi("http://127.0.0.1:9/v1", pause=0.01)
-    with pytest.raises(BackendUnavailable):
-        await api.start()
-    await api.aclose()
+    async with ChatApi("http://127.0.0.1:9/v1", pause=0.01) as api:
+        with pytest.raises(BackendUnavailable):
+            await api.start()
 
 
 async def test_beam_has_no_judged_protocol(tmp_path: Path) -> None:

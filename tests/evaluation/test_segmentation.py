@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lightmem_engine.config import CompressConfig, SegmentConfig
-from lightmem_engine.errors import InvalidInput
 from lightmem_engine.evaluation import segmentation
 from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
 from lightmem_engine.sensory.memory import SensoryMemory
@@ -122,24 +118,8 @@ async def test_whole_and_live_runs_find_clear_topics(people: bool, mode: Any) ->
 
 async def test_live_signals_are_those_of_the_whole_but_for_the_windows() -> None:
     documents = [document(1), document(2, (2, 2, 2))]
-    whole = await segmentation.whole_documents(documents, sensory())
-    live = await segmentation.live_documents(documents, sensory())
-    for one, other in zip(whole, live, strict=True):
-        assert len(one) == len(other)
-        assert all(np.array_equal(a.vector, b.vector) for a, b in zip(one, other, strict=True))
-        assert not np.isnan([turn.mass for turn in other[1:]]).any()
-
-
-def test_files_are_read_gzipped_or_not_and_checked(tmp_path: Path) -> None:
-    text = json.dumps([document(1)])
-    (tmp_path / "a.json").write_text(text)
-    (tmp_path / "a.json.gz").write_bytes(gzip.compress(text.encode()))
-    assert segmentation.load(tmp_path / "a.json") == segmentation.load(tmp_path / "a.json.gz") == [document(1)]
-    for bad in ("{", "{}", "[]", "[1]", '[{"turns": []}]'):
-        (tmp_path / "bad.json").write_text(bad)
-        with pytest.raises(InvalidInput, match=r"bad\.json"):
-            segmentation.load(tmp_path / "bad.json")
-    (tmp_path / "bad.json.gz").write_bytes(b"no gzip")
-    for name in ("bad.json.gz", "absent.json"):
-        with pytest.raises(InvalidInput, match="cannot be read"):
-            segmentation.load(tmp_path / name)
+    sensed = await segmentation.sense_documents(documents, sensory())
+    for whole, live in zip(sensed.whole, sensed.live, strict=True):
+        assert len(whole) == len(live)
+        assert all(np.array_equal(a.vector, b.vector) for a, b in zip(whole, live, strict=True))
+        assert not np.isnan([turn.mass for turn in live[1:]]).any()

@@ -15,10 +15,10 @@ import pytest
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config import replace as configure
-from lightmem_engine.errors import InvalidInput
+from lightmem_engine.errors import BackendUnavailable, InvalidInput
 from lightmem_engine.long_term.memory import LongTermMemory, reader_line
 from lightmem_engine.stores.user_index import UserIndex
-from lightmem_engine.text import num_tokens, terms
+from lightmem_engine.text import num_tokens, stem, terms
 from lightmem_engine.types import Hit, IndexDoc, Scope, State, Vectors
 from tests.long_term.feed import MemoryFeed
 
@@ -235,6 +235,13 @@ async def test_indexes_are_cached_least_recently_used_first() -> None:
     assert len(world.memory) == 1
 
 
+async def test_forgetting_a_user_leaves_no_word_behind(world: World) -> None:
+    await world.find("kayak")
+    world.memory.forget(ANN)
+    assert stem.cache_info().currsize == 0
+    assert (await world.find("kayak", top_k=1)) == ["I bought a red kayak"]
+
+
 async def test_many_searches_of_one_user_share_one_index() -> None:
     world = World()
     for number in range(1, 300):
@@ -296,3 +303,32 @@ async def test_the_loop_stays_free_while_a_large_memory_is_searched() -> None:
     assert len(await memory.search(ANN, "kayak trip")) == 10
     assert threads
     assert threading.get_ident() not in threads
+
+
+async def test_words_looked_up_before_a_change_are_looked_up_again() -> None:
+    """In a large memory words are looked up while the question is embedded; the memory may grow meanwhile."""
+    world = World()
+    for number in range(1, 2500):
+        world.add(number, f"kayak trip {number}")
+
+    async def slow(texts: Sequence[str]) -> Vectors:
+        world.add(9000, "a zebra crossed the road")
+        assert await world.memory.search(ANN, "kayak", strategy="context")
+        return hash_words(texts)
+
+    world.memory = LongTermMemory(world.feed, lambda: UserIndex(DIM), slow, EngineConfig(), FixedClock())
+    assert (await world.find("zebra crossed", top_k=1)) == ["a zebra crossed the road"]
+
+
+async def test_a_failing_embedder_fails_its_caller_only() -> None:
+    world = World()
+    for number in range(1, 2500):
+        world.add(number, f"kayak trip {number}")
+
+    async def broken(texts: Sequence[str]) -> Vectors:
+        raise BackendUnavailable("no device")
+
+    memory = LongTermMemory(world.feed, lambda: UserIndex(DIM), broken, EngineConfig(), FixedClock())
+    with pytest.raises(BackendUnavailable):
+        await memory.search(ANN, "kayak")
+    assert len(await memory.search(ANN, "kayak", strategy="context")) == 10

@@ -73,7 +73,7 @@ async def test_nothing_to_do_asks_nobody() -> None:
 
 async def test_both_roles_are_in_the_window_and_the_previous_turn_before_it() -> None:
     models = Models()
-    context = turns_of("first question", "first answer")
+    context = ["first question", "first answer"]
     await stage(models).sense([SensoryJob(turns_of("second question", "second answer"), context, {"x": 1}, 7)])
     assert models.windows == [
         [Window(("first answer", "second question", "second answer"), 1, {"x": 1}, 7)],
@@ -89,7 +89,7 @@ async def test_attention_to_the_previous_turn_exists_whatever_the_windows() -> N
     assert all(turn.mass > 0 for turn in together[1:])
     turns = turns_of(*texts)
     for i in range(1, len(turns)):
-        ((alone,),) = await stage(models).sense([SensoryJob(turns[i : i + 1], turns[i - 1 : i])])
+        ((alone,),) = await stage(models).sense([SensoryJob(turns[i : i + 1], texts[i - 1 : i])])
         assert alone.mass > 0
         assert np.array_equal(alone.vector, together[i].vector)
 
@@ -159,8 +159,8 @@ async def test_a_models_failure_reaches_the_caller() -> None:
 async def test_published_segmentation_reads_user_turns_only() -> None:
     models = Models()
     user_stage = stage(models, attend="users")
-    context = turns_of("old question", "old answer")
-    (sensed,) = await user_stage.sense([SensoryJob(turns_of("new question", "new answer", "last question"), context)])
+    turns = turns_of("new question", "new answer", "last question")
+    (sensed,) = await user_stage.sense([SensoryJob(turns, ["old answer"], user_context=["old question"])])
     assert models.windows[0][1].texts == ("old question", "new question", "last question")
     assert models.windows[0][1].num_context == 1
     assert user_stage.context_turns > 1

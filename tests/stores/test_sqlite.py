@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     await database.aclose()
 
 
-def _insert(n: int) -> object:
+def _insert(n: int) -> Callable[[sqlite3.Connection], int]:
     def work(connection: sqlite3.Connection) -> int:
         connection.execute("INSERT INTO t VALUES (?)", (n,))
         return n
@@ -34,8 +35,8 @@ def _all(connection: sqlite3.Connection) -> list[int]:
 
 
 async def test_many_writers_one_truth(database: Database) -> None:
-    done = await asyncio.gather(*(database.write(_insert(n)) for n in range(300)))  # type: ignore[arg-type]
-    assert sorted(done) == list(range(300))  # type: ignore[type-var]
+    done = await asyncio.gather(*(database.write(_insert(n)) for n in range(300)))
+    assert sorted(done) == list(range(300))
     assert await database.read(_all) == list(range(300))
 
 
@@ -44,8 +45,9 @@ async def test_a_failing_job_undoes_only_itself(database: Database) -> None:
         connection.execute("INSERT INTO t VALUES (100)")
         raise Conflict("changed my mind")
 
-    jobs = [database.write(_insert(1)), database.write(half), database.write(_insert(1)), database.write(_insert(2))]  # type: ignore[arg-type]
-    results = await asyncio.gather(*jobs, return_exceptions=True)
+    works: list[Callable[[sqlite3.Connection], int | None]] = [_insert(1), half, _insert(1), _insert(2)]
+    jobs = [database.write(work) for work in works]
+    results: list[Any] = await asyncio.gather(*jobs, return_exceptions=True)
     assert results[0] == 1
     assert isinstance(results[1], Conflict)
     assert isinstance(results[2], StoreError)
@@ -56,13 +58,13 @@ async def test_a_failing_job_undoes_only_itself(database: Database) -> None:
 
 async def test_a_bug_in_a_job_reaches_its_caller(database: Database) -> None:
     with pytest.raises(KeyError):
-        await database.write(lambda connection: {}["missing"])
-    assert await database.write(_insert(5)) == 5  # type: ignore[arg-type]
+        await database.write(lambda connection: dict[str, int]()["missing"])
+    assert await database.write(_insert(5)) == 5
 
 
 async def test_readers_cannot_write(database: Database) -> None:
     with pytest.raises(StoreError, match="readonly"):
-        await database.read(_insert(9))  # type: ignore[arg-type]
+        await database.read(_insert(9))
 
 
 async def test_settings_that_durability_and_erasure_rest_on(database: Database) -> None:
@@ -89,7 +91,7 @@ async def test_a_file_that_is_no_database_is_called_corrupt(tmp_path: Path) -> N
 
 
 async def test_a_full_disk_fails_the_writers_and_loses_nothing_committed(database: Database) -> None:
-    await database.write(_insert(1))  # type: ignore[arg-type]
+    await database.write(_insert(1))
     await database.write(lambda connection: connection.execute("PRAGMA max_page_count = 3").fetchone())
 
     def big(connection: sqlite3.Connection) -> None:

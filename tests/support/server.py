@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -38,7 +39,8 @@ class Server:
         for setting in settings:
             command += ["--set", setting]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def wait_ready(self) -> Self:
         """Wait until `/health` answers; fails if the process ends first."""
