@@ -24,7 +24,7 @@ _FEATURES = {
 }
 _SCORE_SPREAD = 2.4
 _PRIOR_GAPS = 8.0  # how many gaps of a session weigh as much as those priors
-_THRESHOLD = 0.8  # spreads above the mean
+_THRESHOLD = 1.0  # spreads above the mean
 _BRIDGE = 3  # units on either side of a gap that may be about the same thing
 
 
