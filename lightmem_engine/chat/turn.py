@@ -24,14 +24,13 @@ logger = logging.getLogger(__name__)
 Search = Callable[..., Awaitable[list[Hit]]]
 Log = Callable[..., Awaitable[list[str]]]
 Contents = Callable[[Scope, Iterable[str]], Awaitable[dict[str, str]]]
-DEFAULT_SESSION = "chat"
 MAX_QUESTION_CHARS = 4000  # of a longer message the end is what recall asks with: questions come last
 
 
 @dataclass(frozen=True, slots=True)
 class _Open:
     scope: Scope
-    session: str
+    session: str | None
     write: bool
 
 
@@ -59,11 +58,10 @@ class ChatTurns:
         lines = [prompts.memory_line(hit) for hit in hits]
         placed = prompts.place(messages, block=(), replayed={}, hits=lines) if lines else list(messages)
         read_ms = (time.perf_counter() - started) * 1000
-        session = options.session or DEFAULT_SESSION
         stored = False
         if options.write:
-            stored, degraded = await self._store(scope, session, _new_messages(messages), degraded)
-        self._open[turn_id] = _Open(scope, session, options.write)
+            stored, degraded = await self._store(scope, options.session, _new_messages(messages), degraded)
+        self._open[turn_id] = _Open(scope, options.session, options.write)
         return OpenTurn(
             turn_id=turn_id,
             messages=tuple(placed),
@@ -103,7 +101,7 @@ class ChatTurns:
         return [hit for hit in hits if not all(told.get(id, "").strip() in present for id in hit.source_ids)], None
 
     async def _store(
-        self, scope: Scope, session: str, messages: Sequence[Message], degraded: str | None
+        self, scope: Scope, session: str | None, messages: Sequence[Message], degraded: str | None
     ) -> tuple[bool, str | None]:
         if not messages:
             return False, degraded
