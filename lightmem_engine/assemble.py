@@ -54,13 +54,13 @@ def load_encoders(config: EngineConfig) -> Encoders:
     if config.embedder.stub and config.classifier.source == "stub":
         idle = Device("cpu", "float32", "stub encoders need no device")
         return Encoders(StubClassifier(config.classifier.window_tokens), StubEmbedder(), idle)
+    device = choose(config.device)  # before anything else imports torch
     import torch
 
     from lightmem_engine.models.checkpoint import locate
     from lightmem_engine.models.encoder import Encoder, SentenceEmbedder
     from lightmem_engine.models.packaged import packaged_minilm
 
-    device = choose(config.device)
     dtype = getattr(torch, device.dtype)
     sentence: Encoder | None = None
     if not (config.embedder.stub and config.classifier.source != "saliency"):
