@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,20 +26,28 @@ USERS_PER_BATCH = 32
 NUM_SENSE_LOOPS = 2  # one reads and commits while the other's batch is on the device
 
 
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    """Somebody waits until the user's messages up to `target` are through."""
+
+    future: asyncio.Future[None]
+    target: int
+
+
 @dataclass(slots=True)
 class _Pending:
     """What a user's next pass has to do besides the usual."""
 
     closing: set[str] = field(default_factory=set)  # sessions that fell silent
-    flushes: list[asyncio.Future[None]] = field(default_factory=list)  # whose sessions are not closed yet
-    closed: list[asyncio.Future[None]] = field(default_factory=list)  # flushes that wait for extraction
+    flushes: list[_Flush] = field(default_factory=list)  # whose sessions are not closed yet
+    closed: list[_Flush] = field(default_factory=list)  # flushes that wait for extraction
     force: bool = False  # extract below the threshold, too
 
     def fail(self, error: Exception) -> None:
         """Tell everybody who waits."""
-        for future in (*self.flushes, *self.closed):
-            if not future.done():
-                future.set_exception(error)
+        for flush in (*self.flushes, *self.closed):
+            if not flush.future.done():
+                flush.future.set_exception(error)
         self.flushes.clear()
         self.closed.clear()
 
@@ -75,6 +84,8 @@ class Pipeline:
             lambda connection: (work.unfinished(connection), work.open_sessions(connection))
         )
         for scope in unfinished:
+            # Segments that wait below the threshold have no timer any more: the restart counts as their silence.
+            self._state(scope).force = True
             self._to_sense.put(scope)
         now = self._clock.now()
         for scope, session, since in open_sessions:
@@ -104,18 +115,10 @@ class Pipeline:
         Raises the transient error (an unreachable model, a full disk) that keeps a stage from going on; the work
         itself stays pending and is tried again.
         """
-        if scope is not None:
-            scopes = [scope]
-        else:
-            scopes = await self._db.read(
-                lambda connection: list(
-                    dict.fromkeys([*work.unfinished(connection), *(row[0] for row in work.open_sessions(connection))])
-                )
-            )
         futures = []
-        for one in scopes:
-            future = asyncio.get_running_loop().create_future()
-            self._state(one).flushes.append(future)
+        for one, target in await self._db.read(lambda connection: _targets(connection, scope)):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._state(one).flushes.append(_Flush(future, target))
             self._to_sense.put(one)
             futures.append(future)
         for result in await asyncio.gather(*futures, return_exceptions=True):
@@ -175,7 +178,7 @@ class Pipeline:
             await self._sense.close_sessions(scope, sorted(sessions))
         pending.closing -= sessions
         pending.force = True
-        pending.flushes = [future for future in pending.flushes if future not in flushes]
+        pending.flushes = [flush for flush in pending.flushes if flush not in flushes]
         pending.closed += flushes
 
     async def _extract_loop(self) -> None:
@@ -199,20 +202,29 @@ class Pipeline:
             else:
                 self._to_extract.done(scope)
 
-    async def _finish(self, scope: Scope, pending: _Pending, flushes: list[asyncio.Future[None]]) -> None:
-        """Answer the flushes if the whole log is through; otherwise they go round once more."""
-        behind = bool(flushes) and await self._db.read(
-            lambda connection: work.cursor(connection, work.SENSE, scope) < log.last_seq(connection, scope)
-        )
-        if behind:
-            pending.flushes += flushes
-            self._to_sense.put(scope)
-            return
-        for future in flushes:
-            if not future.done():
-                future.set_result(None)
+    async def _finish(self, scope: Scope, pending: _Pending, flushes: list[_Flush]) -> None:
+        """Answer the flushes whose messages are through; the others go round once more."""
+        reached = 0
+        if flushes:
+            reached = await self._db.read(lambda connection: work.cursor(connection, work.SENSE, scope))
+        for flush in flushes:
+            if flush.target > reached:
+                pending.flushes.append(flush)
+                self._to_sense.put(scope)
+            elif not flush.future.done():
+                flush.future.set_result(None)
         if not (pending.flushes or pending.closed or pending.closing or pending.force):
             self._pending.pop(scope, None)
+
+
+def _targets(connection: sqlite3.Connection, scope: Scope | None) -> list[tuple[Scope, int]]:
+    """Whom a flush concerns, and up to which message."""
+    if scope is not None:
+        scopes = [scope]
+    else:
+        open_sessions = [row[0] for row in work.open_sessions(connection)]
+        scopes = list(dict.fromkeys([*work.unfinished(connection), *open_sessions]))
+    return [(one, log.last_seq(connection, one)) for one in scopes]
 
 
 def _report(task: asyncio.Task[None]) -> None:
