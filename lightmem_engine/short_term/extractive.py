@@ -119,7 +119,6 @@ def _draft(segment: Segment, sensed: SensedTurn, piece: Piece) -> EntryDraft:
     return EntryDraft(
         kind="turn",
         text=f"{turn.speaker}: {dated_text(sensed, piece)}",
-        index_text=turn.text[piece.start : piece.end],
         session=turn.session,
         speaker=turn.speaker,
         role=turn.role,
