@@ -56,7 +56,9 @@ class LocalEngine:
         self._clock = clock
         self._release = release
         self._zone = ZoneInfo(config.memory.timezone)
-        self._chat_turns = ChatTurns(config.chat, self.search, self.add, db.contents)
+        self._chat_turns = ChatTurns(
+            config.chat, self.search, self.add, db.contents, today=lambda: clock.now().astimezone(self._zone).date()
+        )
 
     async def add(
         self,

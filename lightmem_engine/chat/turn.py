@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from lightmem_engine.config import ChatConfig
@@ -37,11 +38,15 @@ class _Open:
 class ChatTurns:
     """Turns between `open` and `close`. Belongs to one event loop."""
 
-    def __init__(self, config: ChatConfig, search: Search, log: Log, contents: Contents) -> None:
+    def __init__(
+        self, config: ChatConfig, search: Search, log: Log, contents: Contents, today: Callable[[], date]
+    ) -> None:
+        """search, log, contents: the engine's.   today: the day in the user's zone."""
         self._config = config
         self._search = search
         self._log = log
         self._contents = contents
+        self._today = today
         self._open: dict[str, _Open] = {}
 
     async def open(self, scope: Scope | None, messages: Sequence[Mapping[str, Any]], options: TurnOptions) -> OpenTurn:
@@ -55,8 +60,8 @@ class ChatTurns:
             return OpenTurn(turn_id, tuple(messages))
         started = time.perf_counter()
         hits, degraded = await self._recall(scope, messages, options)
-        lines = [prompts.memory_line(hit) for hit in hits]
-        placed = prompts.place(messages, block=(), replayed={}, hits=lines) if lines else list(messages)
+        lines = [prompts.memory_line(hit) for hit in sorted(hits, key=lambda hit: hit.event_time)]
+        placed = prompts.place(messages, hits=lines, today=self._today()) if lines else list(messages)
         read_ms = (time.perf_counter() - started) * 1000
         stored = False
         if options.write:
