@@ -15,7 +15,6 @@ from lightmem_engine.chat.turn import ChatTurns
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import InvalidInput
 from lightmem_engine.long_term.memory import LongTermMemory
-from lightmem_engine.pipeline.pipeline import Pipeline
 from lightmem_engine.protocols import Clock, LanguageModel
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import DeviceWorker
@@ -23,6 +22,7 @@ from lightmem_engine.sensory.normalize import normalize
 from lightmem_engine.types import Delta, Hit, Message, OpenTurn, Priority, Prompt, Sampling, Scope, TurnOptions, Vectors
 
 if TYPE_CHECKING:
+    from lightmem_engine.pipeline.pipeline import Pipeline
     from lightmem_engine.stores.memory_db import MemoryDB
 
 DEFAULT_SESSION = "default"
