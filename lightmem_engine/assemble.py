@@ -27,7 +27,7 @@ from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
 from lightmem_engine.runtime.device import Device, choose
 from lightmem_engine.runtime.failpoints import Failpoints
-from lightmem_engine.sensory.memory import SensoryMemory
+from lightmem_engine.sensory.memory import SensoryMemory, spoken
 from lightmem_engine.short_term.extract import Extraction, Extractor
 from lightmem_engine.short_term.extractive import drafts
 from lightmem_engine.stores.lock import DirectoryLock
@@ -189,6 +189,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         config=config,
         clock=clock,
         render=prompts.memory_line,
+        spoken=spoken,
     )
     await pipeline.start()
     return LocalEngine(

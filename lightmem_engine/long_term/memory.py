@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lightmem_engine.config import EngineConfig
+from lightmem_engine.errors import InvalidInput, ModelError
 from lightmem_engine.long_term.query import Question, read
 from lightmem_engine.long_term.rank import DEFAULT_WEIGHTS, Strategy, Weights, eligible_at, fuse, order
 from lightmem_engine.long_term.request import Request, checked
@@ -21,6 +22,7 @@ from lightmem_engine.types import Columns, Floats, Hit, IndexDoc, Scope, Vector,
 
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 Render = Callable[[Hit], str]
+Spoken = Callable[[str, str], str]
 T = TypeVar("T")
 
 _SPARE = 16  # candidates beyond top_k, for what was deleted since the index last looked
@@ -58,6 +60,7 @@ class LongTermMemory:
 
     feed: the durable store.   make_index: an empty index.   embed: texts to unit vectors, float32 [n, dim].
     render: the exact line a reader gets for a hit; token budgets are counted on it.   weights: of the ranking.
+    spoken: (speaker, text) as the feed's vectors were made of it; None embeds texts as they are.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class LongTermMemory:
         clock: Clock,
         render: Render = reader_line,
         weights: Weights = DEFAULT_WEIGHTS,
+        spoken: Spoken | None = None,
     ) -> None:
         self._feed = feed
         self._make_index = make_index
@@ -77,6 +81,7 @@ class LongTermMemory:
         self._clock = clock
         self._render = render
         self._weights = weights
+        self._spoken = spoken or (lambda speaker, text: text)
         self._users: OrderedDict[Scope, _User] = OrderedDict()
 
     def __len__(self) -> int:
@@ -149,7 +154,7 @@ class LongTermMemory:
         if request.strategy == "context":
             return _Signals(None)
         if request.strategy == "embedding" or len(user.index) <= _INLINE_SEARCH:
-            return _Signals((await self._embed([question.bare]))[0])
+            return _Signals(await self._question_vector(user, question))
 
         async def look_up() -> _Signals:
             async with user.lock:
@@ -159,10 +164,32 @@ class LongTermMemory:
 
         words = asyncio.ensure_future(look_up())
         try:
-            vector = (await self._embed([question.bare]))[0]
+            vector = await self._question_vector(user, question)
         finally:
             found = await words
         return dataclasses.replace(found, vector=vector)
+
+    async def _question_vector(self, user: _User, question: Question) -> Vector:
+        """Embed the question; in the same pass the newest documents that have no vector yet, so that what was said a
+        moment ago is compared with the rest by the same measure."""
+        index = user.index
+        async with user.lock:
+            waiting = index.waiting()
+        texts = [self._spoken(doc.speaker, doc.text) for doc in waiting]
+        rows: Vectors | None
+        try:
+            rows = await self._embed([question.bare, *texts])
+        except (ModelError, InvalidInput):
+            if not waiting:
+                raise
+            rows = None  # one of them may be poison, and the question is not to suffer for it
+        if waiting:
+            async with user.lock:
+                index.lend(waiting, None if rows is None else rows[1:])
+        if rows is None:
+            rows = await self._embed([question.bare])
+        vector: Vector = rows[0]
+        return vector
 
     async def _rank(
         self, user: _User, request: Request, question: Question, signals: _Signals, limit: int
