@@ -16,7 +16,7 @@ from lightmem_engine.pipeline.idle import IdleTimers
 from lightmem_engine.pipeline.ready import ReadySet
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.protocols import Clock
-from lightmem_engine.stores import log, work
+from lightmem_engine.stores import work
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.types import Scope
 
@@ -151,8 +151,7 @@ class Pipeline:
             try:
                 more = await self._sense.run(scopes)
                 for scope in scopes:
-                    if not more[scope]:
-                        await self._close_due(scope)
+                    more[scope] = more[scope] or not await self._close_due(scope)
                 failures = 0
             except StoreError as error:
                 self.waiting(error)
@@ -164,22 +163,34 @@ class Pipeline:
                 if not more[scope]:
                     self._to_extract.put(scope)
 
-    async def _close_due(self, scope: Scope) -> None:
-        """The log is consumed: close the sessions that fell silent, or all of them for a flush."""
+    async def _close_due(self, scope: Scope) -> bool:
+        """Close the sessions that fell silent, or all of them for a flush. False if some must wait for messages that
+        came in since the pass began: closed before those are sensed, a session would stay open for good."""
         pending = self._pending.get(scope)
-        if pending is None:
-            return
-        sessions = set(pending.closing)
-        flushes = list(pending.flushes)
-        if flushes:
-            rows = await self._db.read(lambda connection: work.open_sessions(connection, scope))
-            sessions |= {session for _, session, _ in rows}
-        if sessions:
-            await self._sense.close_sessions(scope, sorted(sessions))
-        pending.closing -= sessions
-        pending.force = True
+        if pending is None or not (pending.closing or pending.flushes):
+            return True
+        unsensed, rows, reached = await self._db.read(
+            lambda connection: (
+                work.unsensed_sessions(connection, scope),
+                work.open_sessions(connection, scope),
+                work.cursor(connection, work.SENSE, scope),
+            )
+        )
+        flushes = [flush for flush in pending.flushes if flush.target <= reached]
+        silent = pending.closing - unsensed
+        pending.closing -= silent  # before the write: a session may fall silent again meanwhile
+        sessions = silent | {session for _, session, _ in rows if flushes}
+        try:
+            if sessions:
+                await self._sense.close_sessions(scope, sorted(sessions))
+        except StoreError:
+            self._state(scope).closing |= silent
+            raise
+        pending = self._state(scope)
+        pending.force |= bool(sessions or flushes)
         pending.flushes = [flush for flush in pending.flushes if flush not in flushes]
         pending.closed += flushes
+        return not (unsensed and (pending.closing or pending.flushes))
 
     async def _extract_loop(self) -> None:
         failures = 0

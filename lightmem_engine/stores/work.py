@@ -199,6 +199,15 @@ def open_sessions(connection: sqlite3.Connection, scope: Scope | None = None) ->
     return [(Scope(user=user, tenant=tenant), session, from_ms(ms)) for tenant, user, session, ms in rows]
 
 
+def unsensed_sessions(connection: sqlite3.Connection, scope: Scope) -> set[str]:
+    """The user's sessions with messages that the sensory stage has not consumed yet."""
+    rows = connection.execute(
+        "SELECT DISTINCT session FROM message WHERE tenant = ? AND user = ? AND seq > ?",
+        (scope.tenant, scope.user, cursor(connection, SENSE, scope)),
+    )
+    return {session for (session,) in rows}
+
+
 def closed_segments(connection: sqlite3.Connection, scope: Scope) -> list[tuple[int, int]]:
     """(id, tokens) of the user's segments that wait for extraction, oldest first."""
     rows = connection.execute(
