@@ -16,7 +16,7 @@ from lightmem_engine.pipeline.idle import IdleTimers
 from lightmem_engine.pipeline.ready import ReadySet
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.protocols import Clock
-from lightmem_engine.stores import work
+from lightmem_engine.stores import log, work
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.types import Scope
 
