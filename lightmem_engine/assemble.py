@@ -272,7 +272,8 @@ def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) ->
     if mode == "extractive":
 
         async def extractive(segments: Sequence[Segment]) -> Extraction:
-            return Extraction(tuple(draft for segment in segments for draft in drafts(segment)))
+            found = await asyncio.to_thread(lambda: tuple(draft for segment in segments for draft in drafts(segment)))
+            return Extraction(found)
 
         return extractive
     extractor = Extractor(AdmittedModel(lm, admission), max_tokens=config.extract.max_tokens)

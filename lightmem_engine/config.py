@@ -82,7 +82,7 @@ class SegmentConfig:
         "code", "segment.mode = paper: attention peak k cuts before turn k (code) or k + 1 (paper)"
     )
     lookahead: int = option(4, "units of dialogue read past a gap before it is decided")
-    max_tokens: int = option(2048, "compressed tokens after which a segment ends even without a change of topic")
+    max_tokens: int = option(16384, "compressed tokens after which a segment ends even without a change of topic")
 
     def __post_init__(self) -> None:
         check(self.lookahead >= 1, "segment.lookahead must be at least 1")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
 
 from lightmem_engine.short_term.dates import DateSpan, date_spans
 from lightmem_engine.types import EntryDraft, Piece, Segment, SensedTurn, Source
@@ -38,10 +40,15 @@ def dated_text(sensed: SensedTurn, piece: Piece) -> str:
     # Read in the whole turn: what stands before a phrase decides about it.
     inside = [
         DateSpan(span.start - piece.start, span.end - piece.start, span.replacement)
-        for span in date_spans(sensed.turn.text, sensed.turn.event_time)
+        for span in _turn_spans(sensed.turn.text, sensed.turn.event_time)
         if piece.start <= span.start and span.end <= piece.end
     ]
     return merge(original, piece.compressed, inside) if inside else piece.compressed
+
+
+@lru_cache(maxsize=4)  # the pieces of a turn come one after another
+def _turn_spans(text: str, event_time: datetime) -> tuple[DateSpan, ...]:
+    return tuple(date_spans(text, event_time))
 
 
 def merge(original: str, compressed: str, spans: Sequence[DateSpan]) -> str:
