@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,22 +26,32 @@ USERS_PER_BATCH = 32
 NUM_SENSE_LOOPS = 2  # one reads and commits while the other's batch is on the device
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flush:
+    """Somebody waits until the user's log is long-term memory up to `last_seq`."""
+
+    last_seq: int
+    future: asyncio.Future[None]
+
+
 @dataclass(slots=True)
 class _Pending:
     """What a user's next pass has to do besides the usual."""
 
     closing: set[str] = field(default_factory=set)  # sessions that fell silent
-    flushes: list[asyncio.Future[None]] = field(default_factory=list)  # whose sessions are not closed yet
-    closed: list[asyncio.Future[None]] = field(default_factory=list)  # flushes that wait for extraction
+    flushes: list[_Flush] = field(default_factory=list)  # whose sessions are not closed yet
+    closed: list[_Flush] = field(default_factory=list)  # flushes that wait for extraction
+    served: list[_Flush] = field(default_factory=list)  # flushes that extraction works for now
     force: bool = False  # extract below the threshold, too
 
     def fail(self, error: Exception) -> None:
         """Tell everybody who waits."""
-        for future in (*self.flushes, *self.closed):
-            if not future.done():
-                future.set_exception(error)
+        for flush in (*self.flushes, *self.closed, *self.served):
+            if not flush.future.done():
+                flush.future.set_exception(error)
         self.flushes.clear()
         self.closed.clear()
+        self.served.clear()
 
 
 class Pipeline:
@@ -104,20 +115,13 @@ class Pipeline:
         Raises the transient error (an unreachable model, a full disk) that keeps a stage from going on; the work
         itself stays pending and is tried again.
         """
-        if scope is not None:
-            scopes = [scope]
-        else:
-            scopes = await self._db.read(
-                lambda connection: list(
-                    dict.fromkeys([*work.unfinished(connection), *(row[0] for row in work.open_sessions(connection))])
-                )
-            )
+        targets = await self._db.read(lambda connection: _flush_targets(connection, scope))
         futures = []
-        for one in scopes:
-            future = asyncio.get_running_loop().create_future()
-            self._state(one).flushes.append(future)
+        for one, last_seq in targets:
+            flush = _Flush(last_seq, asyncio.get_running_loop().create_future())
+            self._state(one).flushes.append(flush)
             self._to_sense.put(one)
-            futures.append(future)
+            futures.append(flush.future)
         for result in await asyncio.gather(*futures, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
@@ -148,8 +152,7 @@ class Pipeline:
             try:
                 more = await self._sense.run(scopes)
                 for scope in scopes:
-                    if not more[scope]:
-                        await self._close_due(scope)
+                    await self._close_due(scope, caught_up=not more[scope])
                 failures = 0
             except StoreError as error:
                 self.waiting(error)
@@ -158,25 +161,28 @@ class Pipeline:
                 more = dict.fromkeys(scopes, True)
             for scope in scopes:
                 self._to_sense.done(scope, again=more[scope])
-                if not more[scope]:
-                    self._to_extract.put(scope)
+                self._to_extract.put(scope)
 
-    async def _close_due(self, scope: Scope) -> None:
-        """The log is consumed: close the sessions that fell silent, or all of them for a flush."""
+    async def _close_due(self, scope: Scope, *, caught_up: bool) -> None:
+        """Close the sessions that fell silent if the log is consumed, and all for a flush whose part of it is."""
         pending = self._pending.get(scope)
         if pending is None:
             return
-        sessions = set(pending.closing)
-        flushes = list(pending.flushes)
-        if flushes:
-            rows = await self._db.read(lambda connection: work.open_sessions(connection, scope))
-            sessions |= {session for _, session, _ in rows}
+        sessions = set(pending.closing) if caught_up else set()
+        ready: list[_Flush] = []
+        if pending.flushes:
+            cursor, open_sessions = await self._db.read(
+                lambda connection: (work.cursor(connection, work.SENSE, scope), work.open_sessions(connection, scope))
+            )
+            ready = [flush for flush in pending.flushes if flush.last_seq <= cursor]
+            sessions |= {session for _, session, _ in open_sessions if ready}
         if sessions:
             await self._sense.close_sessions(scope, sorted(sessions))
+        if sessions or ready:
+            pending.force = True
         pending.closing -= sessions
-        pending.force = True
-        pending.flushes = [future for future in pending.flushes if future not in flushes]
-        pending.closed += flushes
+        pending.closed += [flush for flush in pending.flushes if flush in ready]
+        pending.flushes = [flush for flush in pending.flushes if flush not in ready]
 
     async def _extract_loop(self) -> None:
         failures = 0
@@ -184,14 +190,13 @@ class Pipeline:
             (scope,) = await self._to_extract.take(1)
             pending = self._state(scope)
             force, pending.force = pending.force, False
-            flushes, pending.closed = pending.closed, []
+            pending.served, pending.closed = pending.closed, []
             try:
-                await self._extract.run(scope, force=force or bool(flushes))
+                await self._extract.run(scope, force=force or bool(pending.served))
                 failures = 0
-                await self._finish(scope, pending, flushes)
+                self._finish(scope, pending)
             except StoreError as error:
                 pending.force = force
-                pending.closed += flushes
                 self.waiting(error)
                 failures += 1
                 await self._retry.pause(failures)
@@ -199,20 +204,20 @@ class Pipeline:
             else:
                 self._to_extract.done(scope)
 
-    async def _finish(self, scope: Scope, pending: _Pending, flushes: list[asyncio.Future[None]]) -> None:
-        """Answer the flushes if the whole log is through; otherwise they go round once more."""
-        behind = bool(flushes) and await self._db.read(
-            lambda connection: work.cursor(connection, work.SENSE, scope) < log.last_seq(connection, scope)
-        )
-        if behind:
-            pending.flushes += flushes
-            self._to_sense.put(scope)
-            return
-        for future in flushes:
-            if not future.done():
-                future.set_result(None)
+    def _finish(self, scope: Scope, pending: _Pending) -> None:
+        """Answer the flushes that this pass of extraction was for."""
+        for flush in pending.served:
+            if not flush.future.done():
+                flush.future.set_result(None)
+        pending.served.clear()
         if not (pending.flushes or pending.closed or pending.closing or pending.force):
             self._pending.pop(scope, None)
+
+
+def _flush_targets(connection: sqlite3.Connection, scope: Scope | None) -> list[tuple[Scope, int]]:
+    """The users to wait for, and how far their logs reach now; without a scope, all who have unfinished work."""
+    scopes = [scope] if scope else work.unfinished(connection) + [row[0] for row in work.open_sessions(connection)]
+    return [(one, log.last_seq(connection, one)) for one in dict.fromkeys(scopes)]
 
 
 def _report(task: asyncio.Task[None]) -> None:
