@@ -82,13 +82,13 @@ class Pipeline:
 
     async def start(self) -> None:
         """Take up what an earlier process left unfinished, and begin to serve."""
-        unfinished, open_sessions = await self._db.read(
-            lambda connection: (work.unfinished(connection), work.open_sessions(connection))
+        unfinished, sessions = await self._db.read(
+            lambda connection: (work.unfinished(connection), work.unsettled_sessions(connection))
         )
         for scope in unfinished:
             self._to_sense.put(scope)
         now = self._clock.now()
-        for scope, session, since in open_sessions:
+        for scope, session, since in sessions:
             silent = max(0.0, (now - since).total_seconds())
             self._idle.touch((scope, session), self._clock.monotonic() + max(0.0, self._idle_seconds - silent))
         loops = [self._sense_loop() for _ in range(NUM_SENSE_LOOPS)]
