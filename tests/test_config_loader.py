@@ -92,7 +92,7 @@ def test_an_unknown_name_suggests_the_nearest(tmp_path: Path, setting: str, near
 
 
 def test_a_name_like_no_other_gets_no_suggestion() -> None:
-    with pytest.raises(ConfigError, match="unknown option 'qqqq'$"):
+    with pytest.raises(ConfigError, match=r"unknown option 'qqqq'$"):
         load(env={}, settings=["qqqq=1"])
 
 
@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         load(tmp_path / "absent.toml", env={})
     (tmp_path / "latin.toml").write_bytes(b"data_dir = '\xff'")
-    with pytest.raises(ConfigError, match="latin.toml"):
+    with pytest.raises(ConfigError, match=r"latin\.toml"):
         load(tmp_path / "latin.toml", env={})
 
 
