@@ -54,13 +54,13 @@ def load_encoders(config: EngineConfig) -> Encoders:
     if config.embedder.stub and config.classifier.source == "stub":
         idle = Device("cpu", "float32", "stub encoders need no device")
         return Encoders(StubClassifier(config.classifier.window_tokens), StubEmbedder(), idle)
+    device = choose(config.device)  # before anything else imports torch
     import torch
 
     from lightmem_engine.models.checkpoint import locate
     from lightmem_engine.models.encoder import Encoder, SentenceEmbedder
     from lightmem_engine.models.packaged import packaged_minilm
 
-    device = choose(config.device)
     dtype = getattr(torch, device.dtype)
     sentence: Encoder | None = None
     if not (config.embedder.stub and config.classifier.source != "saliency"):
@@ -104,7 +104,13 @@ def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
         case "remote":
             from lightmem_engine.models.remote import RemoteModel
 
-            return RemoteModel(lm.url, lm.model, api_key=lm.api_key, timeout_seconds=lm.timeout_seconds)
+            return RemoteModel(
+                lm.url,
+                lm.model,
+                api_key=lm.api_key,
+                timeout_seconds=lm.timeout_seconds,
+                template_options={"enable_thinking": False} if lm.disable_thinking else None,
+            )
         case "qwen":
             from lightmem_engine.models.qwen import QwenModel
 
@@ -168,7 +174,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     try:
         encoders = await asyncio.to_thread(load_encoders, config)
         lm = await asyncio.to_thread(load_lm, config, encoders.device)
-        db = await MemoryDB.open(directory / "memory.db", failpoints)
+        db = await _open_db(directory / "memory.db", encoders.embedder.name, failpoints)
     except BaseException:
         lock.release()
         raise
@@ -198,6 +204,16 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         clock=clock,
         release=lock.release,
     )
+
+
+async def _open_db(path: Path, embed_model: str, failpoints: Failpoints) -> MemoryDB:
+    db = await MemoryDB.open(path, failpoints)
+    try:
+        await db.bind_embedder(embed_model)
+    except BaseException:
+        await db.aclose()
+        raise
+    return db
 
 
 def _worker(config: EngineConfig, encoders: Encoders) -> DeviceWorker:

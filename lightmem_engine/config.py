@@ -104,6 +104,9 @@ class LmConfig:
     url: str = option("", "base URL of an OpenAI-compatible server, ending in /v1")
     api_key: str = option("", "bearer key for lm.url", secret=True)
     timeout_seconds: float = option(120.0, "longest wait for one answer of lm.url")
+    disable_thinking: bool = option(
+        False, "send chat_template_kwargs.enable_thinking = false to lm.url, which vLLM understands"
+    )
     cache_bytes: int = option(256 * 1024 * 1024, "memory for prefix caches of the in-process model")
 
     def __post_init__(self) -> None:

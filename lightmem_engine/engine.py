@@ -18,14 +18,13 @@ from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.protocols import Clock, LanguageModel
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import DeviceWorker
-from lightmem_engine.sensory.normalize import normalize
+from lightmem_engine.sensory.normalize import day_of, normalize
 from lightmem_engine.types import Delta, Hit, Message, OpenTurn, Priority, Prompt, Sampling, Scope, TurnOptions, Vectors
 
 if TYPE_CHECKING:
     from lightmem_engine.pipeline.pipeline import Pipeline
     from lightmem_engine.stores.memory_db import MemoryDB
 
-DEFAULT_SESSION = "default"
 MAX_NAME = 256
 
 
@@ -57,7 +56,9 @@ class LocalEngine:
         self._clock = clock
         self._release = release
         self._zone = ZoneInfo(config.memory.timezone)
-        self._chat_turns = ChatTurns(config.chat, self.search, self.add, db.contents)
+        self._chat_turns = ChatTurns(
+            config.chat, self.search, self.add, db.contents, today=lambda: clock.now().astimezone(self._zone).date()
+        )
 
     async def add(
         self,
@@ -71,13 +72,18 @@ class LocalEngine:
     ) -> list[str]:
         """Log messages; returns their ids once they are on disk. With `wait`, once they are long-term memory.
 
+        Without a session, the day of the first message is one, so that an older conversation told later keeps its
+        own times.
+
         Raises `InvalidInput`, `Conflict` (a known id with other content), `StoreError`; then nothing is stored.
         """
         check_scope(scope)
-        session = check_name("session_id", session) if session is not None else DEFAULT_SESSION
         if not messages:
             raise InvalidInput("messages is empty")
         now = self._clock.now()
+        if session is None:
+            session = day_of(messages, timestamp=timestamp, zone=self._zone, now=now)
+        check_name("session_id", session)
         prepare = partial(_normalize, messages, metadata=metadata or {}, timestamp=timestamp, zone=self._zone, now=now)
         ids, fresh = await self._db.append(scope, session, prepare, now)
         if fresh:

@@ -6,7 +6,6 @@ A document is `{"turns": [{"role" or "speaker", "text"}], "boundaries": [i, ...]
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from lightmem_engine.config import SegmentConfig
 from lightmem_engine.sensory.memory import SensoryJob, SensoryMemory
 from lightmem_engine.sensory.normalize import normalize
-from lightmem_engine.sensory.segment import TurnSignal, decide, document_boundaries, signal
+from lightmem_engine.sensory.segment import document_boundaries, signal
 from lightmem_engine.types import Message, Scope, Turn
 
 Document = Mapping[str, Any]
@@ -116,57 +115,15 @@ def _climb(values: Sequence[float], start: int, step: int) -> float:
 # --- runs
 
 
-@dataclass(frozen=True, slots=True)
-class Sensed:
-    """Signals of each document's turns: sensed as a whole, and turn by turn as they would arrive."""
-
-    whole: list[list[TurnSignal]]
-    live: list[list[TurnSignal]]
-
-
 async def evaluate(documents: Sequence[Document], sensory: SensoryMemory, config: SegmentConfig) -> dict[str, Report]:
-    """`main`: whole document at once.   `live`: what is decided when fed turn by turn.   `empty`, `dip`: baselines."""
-    sensed = await sense_documents(documents, sensory)
+    """`main`: whole document at once.   `empty`, `dip`: baselines. Live is what an engine stored."""
+    jobs = [SensoryJob(document_turns(document)) for document in documents]
+    signals = [[signal(turn) for turn in sensed] for sensed in await sensory.sense(jobs)]
     return {
-        "main": report(documents, [document_boundaries(turns, config) for turns in sensed.whole]),
-        "live": report(documents, [live_boundaries(turns, config) for turns in sensed.live]),
+        "main": report(documents, [document_boundaries(turns, config) for turns in signals]),
         "empty": report(documents, [[] for _ in documents]),
-        "dip": report(documents, [dip_boundaries(np.stack([t.vector for t in turns])) for turns in sensed.whole]),
+        "dip": report(documents, [dip_boundaries(np.stack([t.vector for t in turns])) for turns in signals]),
     }
-
-
-async def sense_documents(documents: Sequence[Document], sensory: SensoryMemory) -> Sensed:
-    """Both ways through the real stage; in the live one, all documents' next turns share the batches."""
-    turns = [document_turns(document) for document in documents]
-    whole = [[signal(turn) for turn in sensed] for sensed in await sensory.sense([SensoryJob(own) for own in turns])]
-    live: list[list[TurnSignal]] = [[] for _ in documents]
-    for step in range(max((len(own) for own in turns), default=0)):
-        due = [i for i, own in enumerate(turns) if step < len(own)]
-        first = max(0, step - sensory.context_turns)
-        jobs = [_job(turns[i], first, step) for i in due]
-        for i, (sensed,) in zip(due, await sensory.sense(jobs), strict=True):
-            live[i].append(signal(sensed))
-    return Sensed(whole, live)
-
-
-def _job(turns: Sequence[Turn], first: int, new: int) -> SensoryJob:
-    before = turns[first:new]
-    return SensoryJob(
-        turns[new : new + 1],
-        [turn.text for turn in before],
-        user_context=[turn.text for turn in before if turn.role == "user"],
-    )
-
-
-def live_boundaries(turns: Sequence[TurnSignal], config: SegmentConfig) -> list[int]:
-    """Boundaries when turns arrive one by one and the rest is settled at the end."""
-    found: list[int] = []
-    decided = 1
-    for arrived in range(1, len(turns) + 1):
-        decision = decide(turns[:arrived], config, decided=decided, final=arrived == len(turns))
-        found += decision.boundaries
-        decided = decision.decided
-    return found
 
 
 def document_messages(document: Document) -> list[Message]:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification,
 from transformers.utils import logging as transformers_logging
 
 from lightmem_engine.errors import ConfigError
-from lightmem_engine.models.checkpoint import Checkpoint
+from lightmem_engine.models.checkpoint import Checkpoint, progress_on_terminals_only
 from lightmem_engine.types import Vectors
 
 # Padded tokens of one forward on a CPU: enough to fill the matrix multiplications, small enough to stay in cache.
@@ -70,6 +70,7 @@ class Encoder:
         self.checkpoint = checkpoint
         self.device = torch.device(device)
         self.tokenizer: Any = _load_tokenizer(checkpoint)
+        progress_on_terminals_only()
         loader = AutoModelForTokenClassification if labels else AutoModel
         with _no_progress_bar():
             try:

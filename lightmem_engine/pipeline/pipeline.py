@@ -26,12 +26,12 @@ USERS_PER_BATCH = 32
 NUM_SENSE_LOOPS = 2  # one reads and commits while the other's batch is on the device
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Flush:
-    """Somebody waits until the user's log is long-term memory up to `last_seq`."""
+    """Somebody waits until the user's messages up to `target` are through."""
 
-    last_seq: int
     future: asyncio.Future[None]
+    target: int
 
 
 @dataclass(slots=True)
@@ -86,6 +86,8 @@ class Pipeline:
             lambda connection: (work.unfinished(connection), work.unsettled_sessions(connection))
         )
         for scope in unfinished:
+            # Segments that wait below the threshold have no timer any more: the restart counts as their silence.
+            self._state(scope).force = True
             self._to_sense.put(scope)
         now = self._clock.now()
         for scope, session, since in sessions:
@@ -115,13 +117,12 @@ class Pipeline:
         Raises the transient error (an unreachable model, a full disk) that keeps a stage from going on; the work
         itself stays pending and is tried again.
         """
-        targets = await self._db.read(lambda connection: _flush_targets(connection, scope))
         futures = []
-        for one, last_seq in targets:
-            flush = _Flush(last_seq, asyncio.get_running_loop().create_future())
-            self._state(one).flushes.append(flush)
+        for one, target in await self._db.read(lambda connection: _targets(connection, scope)):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._state(one).flushes.append(_Flush(future, target))
             self._to_sense.put(one)
-            futures.append(flush.future)
+            futures.append(future)
         for result in await asyncio.gather(*futures, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
@@ -152,7 +153,7 @@ class Pipeline:
             try:
                 more = await self._sense.run(scopes)
                 for scope in scopes:
-                    await self._close_due(scope, caught_up=not more[scope])
+                    more[scope] = more[scope] or not await self._close_due(scope)
                 failures = 0
             except StoreError as error:
                 self.waiting(error)
@@ -161,42 +162,51 @@ class Pipeline:
                 more = dict.fromkeys(scopes, True)
             for scope in scopes:
                 self._to_sense.done(scope, again=more[scope])
-                self._to_extract.put(scope)
+                if not more[scope]:
+                    self._to_extract.put(scope)
 
-    async def _close_due(self, scope: Scope, *, caught_up: bool) -> None:
-        """Close the sessions that fell silent if the log is consumed, and all for a flush whose part of it is."""
+    async def _close_due(self, scope: Scope) -> bool:
+        """Close the sessions that fell silent, or all of them for a flush. False if some must wait for messages that
+        came in since the pass began: closed before those are sensed, a session would stay open for good."""
         pending = self._pending.get(scope)
-        if pending is None:
-            return
-        sessions = set(pending.closing) if caught_up else set()
-        ready: list[_Flush] = []
-        if pending.flushes:
-            cursor, open_sessions = await self._db.read(
-                lambda connection: (work.cursor(connection, work.SENSE, scope), work.open_sessions(connection, scope))
+        if pending is None or not (pending.closing or pending.flushes):
+            return True
+        unsensed, rows, reached = await self._db.read(
+            lambda connection: (
+                work.unsensed_sessions(connection, scope),
+                work.open_sessions(connection, scope),
+                work.cursor(connection, work.SENSE, scope),
             )
-            ready = [flush for flush in pending.flushes if flush.last_seq <= cursor]
-            sessions |= {session for _, session, _ in open_sessions if ready}
-        if sessions:
-            await self._sense.close_sessions(scope, sorted(sessions))
-        if sessions or ready:
-            pending.force = True
-        pending.closing -= sessions
-        pending.closed += [flush for flush in pending.flushes if flush in ready]
-        pending.flushes = [flush for flush in pending.flushes if flush not in ready]
+        )
+        flushes = [flush for flush in pending.flushes if flush.target <= reached]
+        silent = pending.closing - unsensed
+        pending.closing -= silent  # before the write: a session may fall silent again meanwhile
+        sessions = silent | {session for _, session, _ in rows if flushes}
+        try:
+            if sessions:
+                await self._sense.close_sessions(scope, sorted(sessions))
+        except StoreError:
+            self._state(scope).closing |= silent
+            raise
+        pending = self._state(scope)
+        pending.force |= bool(sessions or flushes)
+        pending.flushes = [flush for flush in pending.flushes if flush not in flushes]
+        pending.closed += flushes
+        return not (unsensed and (pending.closing or pending.flushes))
 
     async def _extract_loop(self) -> None:
         failures = 0
         while True:
             (scope,) = await self._to_extract.take(1)
             pending = self._state(scope)
-            force, pending.force = pending.force, False
             pending.served, pending.closed = pending.closed, []
+            force, pending.force = pending.force or bool(pending.served), False
             try:
-                await self._extract.run(scope, force=force or bool(pending.served))
+                await self._extract.run(scope, force=force)
                 failures = 0
                 self._finish(scope, pending)
             except StoreError as error:
-                pending.force = force
+                pending.force |= force
                 self.waiting(error)
                 failures += 1
                 await self._retry.pause(failures)
@@ -214,10 +224,14 @@ class Pipeline:
             self._pending.pop(scope, None)
 
 
-def _flush_targets(connection: sqlite3.Connection, scope: Scope | None) -> list[tuple[Scope, int]]:
-    """The users to wait for, and how far their logs reach now; without a scope, all who have unfinished work."""
-    scopes = [scope] if scope else work.unfinished(connection) + [row[0] for row in work.open_sessions(connection)]
-    return [(one, log.last_seq(connection, one)) for one in dict.fromkeys(scopes)]
+def _targets(connection: sqlite3.Connection, scope: Scope | None) -> list[tuple[Scope, int]]:
+    """Whom a flush concerns, and up to which message."""
+    if scope is not None:
+        scopes = [scope]
+    else:
+        open_sessions = [row[0] for row in work.open_sessions(connection)]
+        scopes = list(dict.fromkeys([*work.unfinished(connection), *open_sessions]))
+    return [(one, log.last_seq(connection, one)) for one in scopes]
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from lightmem_engine.config import DeviceConfig
@@ -17,8 +18,18 @@ class Device:
     reason: str
 
 
+def share_cores() -> None:
+    """Let idle OpenMP threads sleep rather than spin; call before torch is imported.
+
+    The event loop, the stages and other processes use the same cores. Spinning cost a third of the encoder's speed
+    beside one busy process and won 3 % without one (bench/LOG.md). A value that the user has set stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def choose(config: DeviceConfig) -> Device:
     """Resolve `auto`. An explicit request that the machine cannot meet raises `ConfigError`."""
+    share_cores()
     import torch
 
     if config.threads:

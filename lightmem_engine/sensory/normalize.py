@@ -27,7 +27,8 @@ def normalize(
 ) -> list[TurnDraft]:
     """One draft per message, in order, roles in any alternation.
 
-    A message's own time beats `timestamp` (the call's), which beats `now`. Times grow strictly from `last_event_time`
+    A message's own time beats `timestamp` (the call's), which beats the last time that a message of this call gave for
+    itself, which beats `now`. Times grow strictly from `last_event_time`
     (of the session so far) on: one that is not later than its predecessor is set 1 ms past it, in its own UTC offset.
     Where that would be another day than the message claims, the offset gives way, so that `.date()` stays the claimed
     day (as long as the two are less than a day apart). A message without id gets a fresh one; without a name, its role
@@ -36,7 +37,8 @@ def normalize(
     Raises:
         InvalidInput: naming the message's index and what is wrong with it.
     """
-    last, drafts = last_event_time, []
+    last, drafts = last_event_time, list[TurnDraft]()
+    now = now.astimezone(zone)
     for index, message in enumerate(messages):
         try:
             draft = _draft(message, timestamp, zone, last, now)
@@ -44,7 +46,20 @@ def normalize(
             raise InvalidInput(f"message {index}: {error}") from error
         drafts.append(draft)
         last = draft.event_time
+        if message.timestamp is not None and timestamp is None:
+            now = draft.event_time  # a reply without a time of its own was given in its question's time
     return drafts
+
+
+def day_of(
+    messages: Sequence[Message], *, timestamp: str | float | datetime | None, zone: tzinfo, now: datetime
+) -> str:
+    """The day of a call's first message, as its speaker would date it: `2023-05-08`. Raises `InvalidInput`."""
+    given = next((value for value in (messages[0].timestamp, timestamp) if value is not None), None)
+    try:
+        return parse_time(now.astimezone(zone) if given is None else given, zone).date().isoformat()
+    except InvalidInput as error:
+        raise InvalidInput(f"message 0: {error}") from error
 
 
 def _draft(
@@ -55,7 +70,7 @@ def _draft(
     if not text.strip():
         raise InvalidInput("content is empty")
     given = next((value for value in (message.timestamp, timestamp) if value is not None), None)
-    moment = parse_time(now.astimezone(zone) if given is None else given, zone)
+    moment = parse_time(now if given is None else given, zone)
     if not isinstance(message.metadata, Mapping):
         raise InvalidInput(f"metadata must be a mapping, not {type(message.metadata).__name__}")
     return TurnDraft(

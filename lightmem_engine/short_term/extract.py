@@ -204,7 +204,6 @@ def _draft(said: Said, line: _Line) -> EntryDraft:
     return EntryDraft(
         kind=said.kind,
         text=text,
-        index_text=text,
         session=turn.session,
         speaker=turn.speaker,
         role=turn.role,

@@ -123,7 +123,6 @@ def _draft(segment: Segment, sensed: SensedTurn, piece: Piece, text: str) -> Ent
     return EntryDraft(
         kind="turn",
         text=f"{turn.speaker}: {text}",
-        index_text=turn.text[piece.start : piece.end],
         session=turn.session,
         speaker=turn.speaker,
         role=turn.role,

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lightmem_engine.errors import ConfigError
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.stores import entries, log, schema, work
 from lightmem_engine.stores.sqlite import Database, Work
@@ -38,6 +39,20 @@ class MemoryDB:
             await database.aclose()
             raise
         return cls(database, failpoints)
+
+    async def bind_embedder(self, name: str) -> None:
+        """Note in which vector space this memory lives; `ConfigError` if it already lives in another."""
+
+        def bind(connection: sqlite3.Connection) -> str:
+            connection.execute("INSERT OR IGNORE INTO meta VALUES ('embed_model', ?)", (name,))
+            return str(connection.execute("SELECT value FROM meta WHERE key = 'embed_model'").fetchone()[0])
+
+        bound = await self.write(bind)
+        if bound != name:
+            raise ConfigError(
+                f"this memory was embedded by {bound}, but the configured embedder is {name}, whose vectors cannot be "
+                "compared with it; set embedder.model back, or use another data directory"
+            )
 
     async def append(
         self, scope: Scope, session: str, normalize: log.Normalize, now: datetime

@@ -200,17 +200,25 @@ def open_sessions(connection: sqlite3.Connection, scope: Scope | None = None) ->
 
 
 def unsettled_sessions(connection: sqlite3.Connection) -> list[tuple[Scope, str, datetime]]:
-    """Sessions with anything that is not extracted yet, sensed or not, and when their last message was recorded."""
+    """Sessions with messages in no closed segment, sensed or not, and when their last message was recorded."""
     rows = connection.execute(
         """SELECT tenant, user, session, last_recorded_ms FROM session JOIN (
             SELECT tenant, user, session FROM sensed WHERE segment IS NULL
-            UNION SELECT tenant, user, session FROM segment WHERE state = 'closed'
             UNION SELECT m.tenant, m.user, m.session FROM message m
             LEFT JOIN stage_cursor c ON c.stage = 'sense' AND c.tenant = m.tenant AND c.user = m.user
             WHERE m.seq > coalesce(c.seq, 0)
         ) USING (tenant, user, session) ORDER BY last_recorded_ms"""
     )
     return [(Scope(user=user, tenant=tenant), session, from_ms(ms)) for tenant, user, session, ms in rows]
+
+
+def unsensed_sessions(connection: sqlite3.Connection, scope: Scope) -> set[str]:
+    """The user's sessions with messages that the sensory stage has not consumed yet."""
+    rows = connection.execute(
+        "SELECT DISTINCT session FROM message WHERE tenant = ? AND user = ? AND seq > ?",
+        (scope.tenant, scope.user, cursor(connection, SENSE, scope)),
+    )
+    return {session for (session,) in rows}
 
 
 def closed_segments(connection: sqlite3.Connection, scope: Scope) -> list[tuple[int, int]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lightmem_engine.config import CompressConfig, SegmentConfig
+from lightmem_engine.config import CompressConfig, EngineConfig, SegmentConfig, replace
 from lightmem_engine.evaluation import segmentation
+from lightmem_engine.evaluation.run import Judged, evaluate_file
 from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
 from lightmem_engine.sensory.memory import SensoryMemory
 from lightmem_engine.types import Vectors, Window, WindowScores
@@ -105,21 +108,20 @@ def test_roles_and_people_of_a_document() -> None:
 
 @pytest.mark.parametrize("people", [False, True], ids=["dialogue", "people"])
 @pytest.mark.parametrize("mode", ["hybrid", "paper"])
-async def test_whole_and_live_runs_find_clear_topics(people: bool, mode: Any) -> None:
+async def test_whole_runs_find_clear_topics(people: bool, mode: Any) -> None:
     documents = [document(seed, people=people) for seed in range(4)]
     found = await segmentation.evaluate(documents, sensory(), SegmentConfig(mode=mode))
-    assert set(found) == {"main", "live", "empty", "dip"}
+    assert set(found) == {"main", "empty", "dip"}
     assert {"Pk", "WD", "F1", "F1@1", "score"} <= set(found["main"])
     assert found["empty"]["F1"] == 0
     if mode == "hybrid":
         assert found["main"]["F1"] > 0.75
-        assert found["live"]["F1"] > 0.75
 
 
-async def test_live_signals_are_those_of_the_whole_but_for_the_windows() -> None:
-    documents = [document(1), document(2, (2, 2, 2))]
-    sensed = await segmentation.sense_documents(documents, sensory())
-    for whole, live in zip(sensed.whole, sensed.live, strict=True):
-        assert len(whole) == len(live)
-        assert all(np.array_equal(a.vector, b.vector) for a, b in zip(whole, live, strict=True))
-        assert not np.isnan([turn.mass for turn in live[1:]]).any()
+async def test_live_boundaries_are_those_an_engine_stored(tmp_path: Path) -> None:
+    file = tmp_path / "documents.json"
+    file.write_text(json.dumps([document(seed) for seed in range(4)]))
+    config = replace(EngineConfig(), **{"embedder.stub": True, "classifier.source": "stub"})
+    found = await evaluate_file("segmentation", [str(file)], config, Judged(), lambda text: None)
+    assert set(found) == {"main", "live", "empty", "dip"}
+    assert found["live"]["F1"] > 0.75

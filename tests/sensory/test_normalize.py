@@ -137,3 +137,11 @@ def test_a_bad_call_time_is_refused() -> None:
 def test_the_end_of_the_calendar_is_refused() -> None:
     with pytest.raises(InvalidInput, match="end of the calendar"):
         run(Message("user", "a"), last_event_time=datetime.max.replace(tzinfo=UTC))
+
+
+def test_a_reply_without_a_time_was_given_in_its_questions_time() -> None:
+    drafts = run(Message("user", "hi", timestamp="2023-05-08T10:00:00"), Message("assistant", "hello"))
+    assert [draft.event_time.isoformat() for draft in drafts] == [
+        "2023-05-08T10:00:00+00:00",
+        "2023-05-08T10:00:00.001000+00:00",
+    ]
