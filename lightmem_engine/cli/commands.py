@@ -119,7 +119,10 @@ def read_messages(file: str) -> Iterator[Message]:
         if not line.strip():
             continue
         try:
-            yield as_messages(json.loads(line))[0]
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise InvalidInput(f"a line must be an object, not {type(row).__name__}")
+            yield as_messages(row)[0]
         except json.JSONDecodeError as error:
             raise InvalidInput(f"{file}:{number}: not JSON: {error}") from error
         except InvalidInput as error:

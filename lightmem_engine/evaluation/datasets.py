@@ -98,6 +98,7 @@ def load(name: str, path: str | Path) -> Dataset:
 
 
 def read_json(path: Path) -> Any:
+    """The content of a JSON file, gzipped or not."""
     try:
         raw = path.read_bytes()
         return json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)

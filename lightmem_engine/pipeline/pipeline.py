@@ -41,15 +41,17 @@ class _Pending:
     closing: set[str] = field(default_factory=set)  # sessions that fell silent
     flushes: list[_Flush] = field(default_factory=list)  # whose sessions are not closed yet
     closed: list[_Flush] = field(default_factory=list)  # flushes that wait for extraction
+    served: list[_Flush] = field(default_factory=list)  # flushes that extraction works for now
     force: bool = False  # extract below the threshold, too
 
     def fail(self, error: Exception) -> None:
         """Tell everybody who waits."""
-        for flush in (*self.flushes, *self.closed):
+        for flush in (*self.flushes, *self.closed, *self.served):
             if not flush.future.done():
                 flush.future.set_exception(error)
         self.flushes.clear()
         self.closed.clear()
+        self.served.clear()
 
 
 class Pipeline:
@@ -80,15 +82,15 @@ class Pipeline:
 
     async def start(self) -> None:
         """Take up what an earlier process left unfinished, and begin to serve."""
-        unfinished, open_sessions = await self._db.read(
-            lambda connection: (work.unfinished(connection), work.open_sessions(connection))
+        unfinished, sessions = await self._db.read(
+            lambda connection: (work.unfinished(connection), work.unsettled_sessions(connection))
         )
         for scope in unfinished:
             # Segments that wait below the threshold have no timer any more: the restart counts as their silence.
             self._state(scope).force = True
             self._to_sense.put(scope)
         now = self._clock.now()
-        for scope, session, since in open_sessions:
+        for scope, session, since in sessions:
             silent = max(0.0, (now - since).total_seconds())
             self._idle.touch((scope, session), self._clock.monotonic() + max(0.0, self._idle_seconds - silent))
         loops = [self._sense_loop() for _ in range(NUM_SENSE_LOOPS)]
@@ -197,15 +199,14 @@ class Pipeline:
         while True:
             (scope,) = await self._to_extract.take(1)
             pending = self._state(scope)
-            force, pending.force = pending.force, False
-            flushes, pending.closed = pending.closed, []
+            pending.served, pending.closed = pending.closed, []
+            force, pending.force = pending.force or bool(pending.served), False
             try:
-                await self._extract.run(scope, force=force or bool(flushes))
+                await self._extract.run(scope, force=force)
                 failures = 0
-                await self._finish(scope, pending, flushes)
+                self._finish(scope, pending)
             except StoreError as error:
-                pending.force = force
-                pending.closed += flushes
+                pending.force |= force
                 self.waiting(error)
                 failures += 1
                 await self._retry.pause(failures)
@@ -213,17 +214,12 @@ class Pipeline:
             else:
                 self._to_extract.done(scope)
 
-    async def _finish(self, scope: Scope, pending: _Pending, flushes: list[_Flush]) -> None:
-        """Answer the flushes whose messages are through; the others go round once more."""
-        reached = 0
-        if flushes:
-            reached = await self._db.read(lambda connection: work.cursor(connection, work.SENSE, scope))
-        for flush in flushes:
-            if flush.target > reached:
-                pending.flushes.append(flush)
-                self._to_sense.put(scope)
-            elif not flush.future.done():
+    def _finish(self, scope: Scope, pending: _Pending) -> None:
+        """Answer the flushes that this pass of extraction was for."""
+        for flush in pending.served:
+            if not flush.future.done():
                 flush.future.set_result(None)
+        pending.served.clear()
         if not (pending.flushes or pending.closed or pending.closing or pending.force):
             self._pending.pop(scope, None)
 

@@ -114,7 +114,7 @@ class SenseStage:
                 )
             )
         # Planning and compression are plain Python: in a thread of their own they cannot hold up a chat.
-        sensed = await asyncio.to_thread(asyncio.run, self._sensory.sense(jobs))
+        sensed = await asyncio.to_thread(lambda: asyncio.run(self._sensory.sense(jobs)))
         return [turn for turns in sensed for turn in turns]
 
     def _next(self, connection: sqlite3.Connection, scope: Scope) -> _Next:

@@ -199,6 +199,19 @@ def open_sessions(connection: sqlite3.Connection, scope: Scope | None = None) ->
     return [(Scope(user=user, tenant=tenant), session, from_ms(ms)) for tenant, user, session, ms in rows]
 
 
+def unsettled_sessions(connection: sqlite3.Connection) -> list[tuple[Scope, str, datetime]]:
+    """Sessions with messages in no closed segment, sensed or not, and when their last message was recorded."""
+    rows = connection.execute(
+        """SELECT tenant, user, session, last_recorded_ms FROM session JOIN (
+            SELECT tenant, user, session FROM sensed WHERE segment IS NULL
+            UNION SELECT m.tenant, m.user, m.session FROM message m
+            LEFT JOIN stage_cursor c ON c.stage = 'sense' AND c.tenant = m.tenant AND c.user = m.user
+            WHERE m.seq > coalesce(c.seq, 0)
+        ) USING (tenant, user, session) ORDER BY last_recorded_ms"""
+    )
+    return [(Scope(user=user, tenant=tenant), session, from_ms(ms)) for tenant, user, session, ms in rows]
+
+
 def unsensed_sessions(connection: sqlite3.Connection, scope: Scope) -> set[str]:
     """The user's sessions with messages that the sensory stage has not consumed yet."""
     rows = connection.execute(
