@@ -61,56 +61,60 @@ def story(data_dir: Path, settings: Sequence[str]) -> int:
     server = Server(data_dir, settings)
     try:
         server.wait_ready()
-        for session, facts in TOLD.items():
-            print(f"\nSession {session!r}:")
-            for fact in facts:
-                print(f"  {USER}: {fact}")
-                chat(server, session, fact)
+        with openai(server) as client:
+            for session, facts in TOLD.items():
+                print(f"\nSession {session!r}:")
+                for fact in facts:
+                    print(f"  {USER}: {fact}", flush=True)
+                    chat(client, session, fact)
     finally:
         server.kill()
     print("\nkill -9. Starting the server again ...", flush=True)
     started = time.perf_counter()
-    with Server(data_dir, settings) as server:
+    with Server(data_dir, settings) as server, openai(server) as client, httpx.Client(base_url=server.url) as native:
         print(f"Ready after {time.perf_counter() - started:.1f} s.\n\nSession 'wednesday':")
-        recalled = sum(ask(server, question, fact) for question, fact in QUESTIONS.items())
-        stranger = search(server, "eve", next(iter(QUESTIONS)))
+        recalled = sum(ask(client, native, question, fact) for question, fact in QUESTIONS.items())
+        stranger = search(native, "eve", next(iter(QUESTIONS)))
         print(f"\n{recalled} of {len(QUESTIONS)} facts recalled; another user gets {len(stranger)} of them.")
-        if model(server) == "stub":
+        if model(client) == "stub":
             print("The answers come from the stub model, which only echoes: start with MODEL=... for real ones.")
     return 0 if recalled == len(QUESTIONS) and not stranger else 1
 
 
-def chat(server: Server, session: str, text: str) -> str:
-    """One chat turn through the OpenAI client; the reply."""
-    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
-        reply = client.chat.completions.create(
-            model=model(server),
-            messages=[{"role": "user", "content": text}],
-            extra_headers={"X-Memory-User-Id": USER, "X-Memory-Session-Id": session},
-        )
+def openai(server: Server) -> OpenAI:
+    """The stock client."""
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def model(client: OpenAI) -> str:
+    """The name of the model that answers."""
+    return client.models.list().data[0].id
+
+
+def chat(client: OpenAI, session: str, text: str) -> str:
+    """One chat turn; the reply."""
+    reply = client.chat.completions.create(
+        model=model(client),
+        messages=[{"role": "user", "content": text}],
+        extra_headers={"X-Memory-User-Id": USER, "X-Memory-Session-Id": session},
+    )
     return reply.choices[0].message.content or ""
 
 
-def ask(server: Server, question: str, fact: str) -> bool:
+def ask(client: OpenAI, native: httpx.Client, question: str, fact: str) -> bool:
     """Ask in a new session and show what was recalled first; whether it holds the fact."""
-    best = search(server, USER, question)
+    best = search(native, USER, question)
     found = bool(best) and fact in best[0]
     print(f"  {USER}: {question}\n    recalled: {best[0] if best else 'nothing'}{'' if found else '   <- wrong'}")
-    print(f"    answer:   {chat(server, 'wednesday', question)}", flush=True)
+    print(f"    answer:   {chat(client, 'wednesday', question)}", flush=True)
     return found
 
 
-def search(server: Server, user: str, question: str) -> list[str]:
+def search(native: httpx.Client, user: str, question: str) -> list[str]:
     """What the user's memory holds on a question, best first."""
     body = {"user_id": user, "query": question, "top_k": 3}
-    answer = httpx.post(f"{server.url}/v1/memory/search", json=body, timeout=60, trust_env=False).raise_for_status()
+    answer = native.post("/v1/memory/search", json=body, timeout=60).raise_for_status()
     return [hit["text"] for hit in answer.json()["hits"]]
-
-
-def model(server: Server) -> str:
-    """The name of the model that answers."""
-    models = httpx.get(f"{server.url}/v1/models", timeout=60, trust_env=False).raise_for_status()
-    return str(models.json()["data"][0]["id"])
 
 
 if __name__ == "__main__":

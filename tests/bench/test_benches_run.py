@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bench import bench_ingest, run
-from bench.dialogues import MIN_TOKENS, question, sayings
+from bench.dialogues import MIN_TOKENS, sayings
 from bench.harness import ROOT
 from lightmem_engine.text import num_tokens
 
