@@ -184,6 +184,7 @@ async def _ask(client: httpx.AsyncClient, asked: Asked, what: str, num_users: in
     rng = random.Random(what)
     while True:
         user, query = f"asker{rng.randrange(num_users)}", question(rng)
+        body: dict[str, object]
         if what == "search":
             route, body = "/v1/memory/search", {"user_id": user, "query": query}
         else:
@@ -209,7 +210,7 @@ def _settings(args: argparse.Namespace) -> Sequence[str]:
 
 
 def _case(args: argparse.Namespace) -> dict[str, object]:
-    case = {name: getattr(args, name) for name in ("messages", "users", "connections")}
+    case: dict[str, object] = {name: getattr(args, name) for name in ("messages", "users", "connections")}
     case["models"] = "stub" if args.stub else "packaged MiniLM"
     return case | ({"set": args.set} if args.set else {})
 

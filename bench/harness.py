@@ -38,6 +38,7 @@ class Table:
 
     def __init__(self, bench: str, directory: Path | None = RESULTS) -> None:
         self._bench = bench
+        self._code = revision(ROOT)  # that runs, whatever becomes of the files meanwhile
         self._path = None if directory is None else directory / f"{bench}.csv"
         self.rows: list[Row] = []
 
@@ -54,7 +55,7 @@ class Table:
 
     def _add(self, case: Mapping[str, object], metric: str, unit: str, figures: Mapping[str, object]) -> None:
         row: Row = {"bench": self._bench, "case": json.dumps(case), "metric": metric, "unit": unit, **figures}
-        row |= surroundings()
+        row |= surroundings(self._code)
         self.rows.append(row)
         if self._path is not None:
             append(self._path, [row])
@@ -96,9 +97,10 @@ def interleaved(
     return times
 
 
-def surroundings() -> Row:
-    """What figures depend on: machine, its load (above the number of cores, times are others' too), code, libraries."""
-    commit, dirty = revision(ROOT)
+def surroundings(code: tuple[str, str]) -> Row:
+    """What figures depend on: machine, its load (above the number of cores, times are others' too), `code` as from
+    `revision`, libraries."""
+    commit, dirty = code
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -208,7 +208,8 @@ class Pipeline:
 
     async def _finish(self, scope: Scope, pending: _Pending, flushes: list[asyncio.Future[None]]) -> None:
         """Answer the flushes if the whole log is through; otherwise they go round once more."""
-        if flushes and await self._db.read(lambda connection: work.unsensed_sessions(connection, scope)):
+        unsensed = await self._db.read(lambda connection: work.unsensed_sessions(connection, scope)) if flushes else ()
+        if unsensed:
             pending.flushes += flushes
             self._to_sense.put(scope)
             return
