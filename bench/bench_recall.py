@@ -3,22 +3,22 @@
     python -m bench.bench_recall locomo FILE [beam FILE ...]
 
 Turns are cut into stretches of at most 120 words and kept as they are, so the figures judge search alone; budgets are
-counted on dated raw lines, which makes R@B lower than that of compressed memory. One row per dataset and variant in
-bench/results/recall.csv. The files are for measuring only: no setting may be chosen per set.
+counted on dated raw lines, which makes R@B lower than that of compressed memory. One row per dataset,
+variant and metric in bench/results/recall.csv. The files are for measuring only: no setting may be chosen per set.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import csv
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from bench.bench_search import Embed, embedder, machine
+from bench.bench_search import Embed, embedder
+from bench.harness import RESULTS, Table
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.evaluation.datasets import Dataset, load
 from lightmem_engine.evaluation.retrieval import evaluate
@@ -28,7 +28,6 @@ from lightmem_engine.types import Vectors
 from tests.evaluation.raw_memory import RawMemory
 
 DIM = 384
-RESULTS = Path(__file__).parent / "results" / "recall.csv"
 
 
 def remembered(embed: Embed) -> Embed:
@@ -55,30 +54,30 @@ def variants() -> dict[str, tuple[EngineConfig, Weights]]:
     return found
 
 
-async def measure(dataset: Dataset, embed: Embed) -> list[dict[str, object]]:
-    """One row per variant."""
-    rows: list[dict[str, object]] = []
+async def measure(dataset: Dataset, embed: Embed, table: Table) -> None:
+    """One row per variant and metric."""
     for name, (config, weights) in variants().items():
         report = await evaluate(RawMemory(embed, DIM, config, weights=weights), dataset, render=reader_line)
         credited = {f"credited {key}": value for key, value in report["credited"].items() if key != "questions"}
-        figures = {key: round(value, 4) for key, value in (report["main"] | credited).items()}
-        rows.append({"dataset": dataset.name, "variant": name, **figures, **machine()})
-        print(rows[-1], flush=True)
-    return rows
+        for metric, value in (report["main"] | credited).items():
+            unit = "questions" if metric == "questions" else "share"
+            table.value({"dataset": dataset.name, "variant": name}, metric, unit, value)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure each dataset named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", metavar="NAME FILE", nargs="+")
+    parser.add_argument("--dry", action="store_true", help="print the rows, store none")
+    args = parser.parse_args(argv)
+    if len(args.pairs) % 2:
+        parser.error("every dataset needs a name and a file")
     embed = remembered(embedder("minilm", "cpu"))
-    pairs = list(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
-    rows = [row for name, path in pairs for row in asyncio.run(measure(load(name, path), embed))]
-    fields = list(dict.fromkeys(key for row in rows for key in row))
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=fields)
-        writer.writeheader()
-        writer.writerows(rows)
+    table = Table("recall", None if args.dry else RESULTS)
+    for name, path in zip(args.pairs[::2], args.pairs[1::2], strict=True):
+        asyncio.run(measure(load(name, path), embed, table))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

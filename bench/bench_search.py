@@ -2,27 +2,25 @@
 
     python -m bench.bench_search [--entries 1000,10000,100000] [--searches 200] [--embedder stub|minilm] [--device cpu]
 
-One row per memory size and strategy in bench/results/search.csv: p50 and p99 of `LongTermMemory.search(top_k=10)`,
-memory of the index, seconds to build it. The store is a stub that makes up hits, so what is timed is the question's
-embedding, both indexes, ranking and hydration's bookkeeping. Words are Zipf-distributed, vectors are random.
+Rows in bench/results/search.csv: per memory size and strategy, milliseconds of `LongTermMemory.search(top_k=10)`; per
+memory size, memory of the index and seconds to build it. The store is a stub that makes up hits, so what is timed is
+the question's embedding, both indexes, ranking and hydration's bookkeeping. Words are Zipf-distributed, vectors are
+random.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
-import os
-import platform
-import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
+from bench.harness import RESULTS, Table
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.long_term.rank import Strategy
@@ -34,7 +32,6 @@ WORDS_PER_ENTRY = 15
 WORDS_PER_QUESTION = 10
 STRATEGIES: tuple[Strategy, ...] = ("embedding", "context", "hybrid")
 START = datetime(2023, 1, 1, tzinfo=UTC)
-RESULTS = Path(__file__).parent / "results" / "search.csv"
 
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 
@@ -133,9 +130,8 @@ async def measure(memory: LongTermMemory, questions: Sequence[str], strategy: St
     return times
 
 
-async def run(sizes: Sequence[int], num_searches: int, embedder_name: str, device: str) -> list[dict[str, object]]:
-    """All rows."""
-    rows: list[dict[str, object]] = []
+async def run(sizes: Sequence[int], num_searches: int, embedder_name: str, device: str, table: Table) -> None:
+    """Record all rows."""
     embed = embedder(embedder_name, device)
     for size in sizes:
         rng = np.random.default_rng(size)
@@ -144,38 +140,16 @@ async def run(sizes: Sequence[int], num_searches: int, embedder_name: str, devic
         index = UserIndex(DIM, device)
         started = time.perf_counter()
         index.apply(docs, len(docs))
-        built = time.perf_counter() - started
+        case: dict[str, object] = {"entries": size, "device": device}
+        table.value(case, "index build", "s", time.perf_counter() - started)
+        table.value(case, "index memory", "MB", index.nbytes / 1e6)
         for strategy in STRATEGIES:
             memory = LongTermMemory(MadeUpFeed(docs), partial(_same, index), embed, EngineConfig(), Clock())
             times = await measure(memory, questions, strategy)
-            row: dict[str, object] = {
-                "entries": size,
-                "strategy": strategy,
-                "embedder": embedder_name,
-                "device": device,
-                "p50_ms": round(float(np.percentile(times, 50)), 2),
-                "p99_ms": round(float(np.percentile(times, 99)), 2),
-                "index_mb": round(index.nbytes / 1e6, 1),
-                "build_s": round(built, 2),
-                **machine(),
-            }
-            print(row, flush=True)
-            rows.append(row)
-    return rows
+            table.spread(case | {"strategy": strategy, "embedder": embedder_name}, "search", "ms", times)
 
 
-def machine() -> dict[str, object]:
-    """What the figures depend on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load": round(os.getloadavg()[0], 1),  # above the number of cores, times are others' too
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
-    }
-
-
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, append to the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entries", default="1000,10000,100000")
@@ -183,18 +157,12 @@ def main() -> None:
     parser.add_argument("--embedder", choices=["stub", "minilm"], default="stub")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dry", action="store_true", help="print the rows, store none")
-    args = parser.parse_args()
-    rows = asyncio.run(run([int(n) for n in args.entries.split(",")], args.searches, args.embedder, args.device))
-    if args.dry:
-        return
-    is_new = not RESULTS.exists()
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    args = parser.parse_args(argv)
+    table = Table("search", None if args.dry else RESULTS)
+    sizes = [int(size) for size in args.entries.split(",")]
+    asyncio.run(run(sizes, args.searches, args.embedder, args.device, table))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

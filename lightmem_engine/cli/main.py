@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,9 @@ from lightmem_engine.version import VERSION
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command."""
+    # Before any model library loads: idle threads of a matrix multiplication sleep instead of spinning, or a machine
+    # with other work to do loses most of its time to them.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
