@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from lightmem_engine.cli import commands
 from lightmem_engine.config_loader import LoadedConfig, load
 from lightmem_engine.errors import ConfigError, LightMemError
+from lightmem_engine.runtime.device import share_cores
 from lightmem_engine.version import VERSION
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command."""
-    # Before any model library loads: idle threads of a matrix multiplication sleep instead of spinning, or a machine
-    # with other work to do loses most of its time to them.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    share_cores()
     parser = build_parser()
     args = parser.parse_args(argv)
     try:

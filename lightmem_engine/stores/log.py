@@ -94,6 +94,14 @@ def contents(connection: sqlite3.Connection, scope: Scope, ids: Iterable[str]) -
     return dict(select_in(connection, sql, ids, scope.tenant, scope.user))
 
 
+def last_seq(connection: sqlite3.Connection, scope: Scope) -> int:
+    """The user's newest place in the log; 0 if there is none."""
+    row = connection.execute(
+        "SELECT max(seq) FROM message WHERE tenant = ? AND user = ?", (scope.tenant, scope.user)
+    ).fetchone()
+    return int(row[0] or 0)
+
+
 def _known(connection: sqlite3.Connection, scope: Scope, session: str, draft: TurnDraft) -> bool:
     row = connection.execute(
         "SELECT digest FROM message WHERE tenant = ? AND user = ? AND id = ?", (scope.tenant, scope.user, draft.id)
