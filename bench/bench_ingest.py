@@ -114,10 +114,10 @@ def measure_ingest(args: argparse.Namespace, table: Table) -> list[str]:
         total = time.perf_counter() - started
         table.value(case, "pending at the end", "messages", stats["pending"])
         table.value(case, "parked at the end", "items", len(stats["parked"]))
-        if not stats["pending"]:
-            table.value(case, "drained after", "s", total)
+        end = "given up" if stats["pending"] else "drained"
+        table.value(case, f"{end} after", "s", total)
         table.value(case, "entries", "entries", stats["entries"])
-        table.value(case, "rss when drained", "MB", rss_mb(server.process.pid))
+        table.value(case, f"rss when {end}", "MB", rss_mb(server.process.pid))
         for lane, use in stats["device"].items():
             table.value(case, f"device time of {lane}", "s", use["seconds"])
     problems = sorted(set(load.errors))
