@@ -131,6 +131,7 @@ async def _stored_boundaries(documents: Sequence[Mapping[str, Any]], config: Eng
 async def _compression(file: str, config: EngineConfig, progress: Callable[[str], None]) -> dict[str, Any]:
     """The configured compressor at exact rates, nothing protected, and as configured; the baselines beside it."""
     conversations = _read_list(file)
+    config = replace(config, **{"embedder.stub": True})  # compression reads no vectors
     settings = {f"rate {rate:g}": replace(config, **{"compress.rate": rate, "compress.protect": ()}) for rate in RATES}
     settings["main"] = config
     result: dict[str, Any] = {}
