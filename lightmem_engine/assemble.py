@@ -36,6 +36,8 @@ from lightmem_engine.stores.user_index import UserIndex
 from lightmem_engine.types import Priority, Segment, Vectors, Window
 
 CLASSIFY, EMBED = "classify", "embed"
+# A search waits for at most one background batch, a quarter of this: about .2 s of MiniLM on two CPU cores.
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,8 @@ async def _open_db(path: Path, embed_model: str, failpoints: Failpoints) -> Memo
 
 
 def _worker(config: EngineConfig, encoders: Encoders) -> DeviceWorker:
-    worker = DeviceWorker(config.runtime.batch_tokens, config.runtime.max_queued_tokens)
+    batch_tokens = config.runtime.batch_tokens or BATCH_TOKENS[encoders.device.kind]
+    worker = DeviceWorker(batch_tokens, config.runtime.max_queued_tokens)
     worker.add_lane(CLASSIFY, encoders.classifier.score)
     worker.add_lane(EMBED, encoders.embedder.encode)
     return worker
