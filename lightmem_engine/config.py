@@ -172,7 +172,7 @@ class MemoryConfig:
 class RuntimeConfig:
     batch_tokens: int = option(
         0,
-        "most tokens in one foreground batch of a model, four times a background one's; 0: 4096 on CPU, 65536 on CUDA",
+        "most tokens in one foreground batch of a model, four times a background one's; 0: 4096 (CPU) or 65536",
     )
     max_queued_tokens: int = option(4_000_000, "work a device may have waiting before it refuses more")
     max_background: int = option(4, "background language-model calls in flight")
@@ -183,7 +183,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         check(self.batch_tokens == 0 or self.batch_tokens >= 512, "runtime.batch_tokens must be 0 or at least 512")
-        check(self.max_queued_tokens >= self.batch_tokens, "runtime.max_queued_tokens is below one batch")
+        check(self.max_queued_tokens >= max(512, self.batch_tokens), "runtime.max_queued_tokens is below one batch")
         check(self.max_background >= 1, "runtime.max_background must be at least 1")
         check(self.max_attempts >= 1, "runtime.max_attempts must be at least 1")
         check(self.backoff_seconds > 0, "runtime.backoff_seconds must be above 0")
