@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -47,12 +48,21 @@ async def _serve(
 
 
 def _bind(config: ServerConfig) -> socket.socket:
-    """Bind before any model loads, so that a taken port fails at once."""
+    """Bind before any model loads, so that a taken port, or one open to strangers, fails at once."""
     try:
-        family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
+        family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        if not ipaddress.ip_address(address[0]).is_loopback:
+            raise ConfigError(
+                f"server.host = {config.host} can be reached from other machines, and without API keys everybody there "
+                "could read every user's memory; listen on 127.0.0.1 and let an authenticating proxy face the network"
+            )
         listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((config.host, config.port))
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         raise ConfigError(f"cannot listen on {config.host}:{config.port}: {error}") from error
     return listener
