@@ -18,14 +18,27 @@ from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.protocols import Clock, LanguageModel
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import DeviceWorker
-from lightmem_engine.sensory.normalize import day_of, normalize
-from lightmem_engine.types import Delta, Hit, Message, OpenTurn, Priority, Prompt, Sampling, Scope, TurnOptions, Vectors
+from lightmem_engine.sensory.normalize import by_day, normalize
+from lightmem_engine.types import (
+    Delta,
+    Hit,
+    Message,
+    OpenTurn,
+    Priority,
+    Prompt,
+    Sampling,
+    Scope,
+    TurnDraft,
+    TurnOptions,
+    Vectors,
+)
 
 if TYPE_CHECKING:
     from lightmem_engine.pipeline.pipeline import Pipeline
     from lightmem_engine.stores.memory_db import MemoryDB
 
 MAX_NAME = 256
+Part = tuple[str, Callable[[datetime | None], list[TurnDraft]]]  # a session, and what makes its messages drafts
 
 
 class LocalEngine:
@@ -72,8 +85,7 @@ class LocalEngine:
     ) -> list[str]:
         """Log messages; returns their ids once they are on disk. With `wait`, once they are long-term memory.
 
-        Without a session, the day of the first message is one, so that an older conversation told later keeps its
-        own times.
+        Without a session, each day is one, so that an older conversation told later keeps its own times.
 
         Raises `InvalidInput`, `Conflict` (a known id with other content), `StoreError`; then nothing is stored.
         """
@@ -82,14 +94,21 @@ class LocalEngine:
             raise InvalidInput("messages is empty")
         now = self._clock.now()
         if session is None:
-            session = day_of(messages, timestamp=timestamp, zone=self._zone, now=now)
-        check_name("session_id", session)
-        prepare = partial(_normalize, messages, metadata=metadata or {}, timestamp=timestamp, zone=self._zone, now=now)
-        ids, fresh = await self._db.append(scope, session, prepare, now)
-        if fresh:
-            self._pipeline.wake(scope, session)
+            sessions = by_day(messages, timestamp=timestamp, zone=self._zone, now=now)
+        else:
+            sessions = [(check_name("session_id", session), list(messages))]
+        options: dict[str, Any] = {"metadata": metadata or {}, "timestamp": timestamp, "zone": self._zone, "now": now}
+        parts = [(name, partial(_normalize, part, **options)) for name, part in sessions]
+        # Shielded: a caller that goes away must not leave logged messages without anybody who knows of them.
+        ids = await asyncio.shield(asyncio.ensure_future(self._append(scope, parts, now)))
         if wait:
             await self._pipeline.flush(scope)
+        return ids
+
+    async def _append(self, scope: Scope, parts: Sequence[Part], now: datetime) -> list[str]:
+        ids, fresh = await self._db.append(scope, parts, now)
+        for session in fresh:
+            self._pipeline.wake(scope, session)
         return ids
 
     async def search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
@@ -51,15 +52,17 @@ def normalize(
     return drafts
 
 
-def day_of(
+def by_day(
     messages: Sequence[Message], *, timestamp: str | float | datetime | None, zone: tzinfo, now: datetime
-) -> str:
-    """The day of a call's first message, as its speaker would date it: `2023-05-08`. Raises `InvalidInput`."""
-    given = next((value for value in (messages[0].timestamp, timestamp) if value is not None), None)
-    try:
-        return parse_time(now.astimezone(zone) if given is None else given, zone).date().isoformat()
-    except InvalidInput as error:
-        raise InvalidInput(f"message 0: {error}") from error
+) -> list[tuple[str, list[Message]]]:
+    """Consecutive messages of one day together, each group under its day as the speaker would date it: `2023-05-08`.
+
+    Raises `InvalidInput` as `normalize` does.
+    """
+    drafts = normalize(messages, timestamp=timestamp, zone=zone, last_event_time=None, now=now)
+    days = [draft.event_time.date().isoformat() for draft in drafts]
+    groups = itertools.groupby(zip(days, messages, strict=True), key=lambda pair: pair[0])
+    return [(day, [message for _, message in group]) for day, group in groups]
 
 
 def _draft(

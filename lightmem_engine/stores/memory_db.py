@@ -55,10 +55,22 @@ class MemoryDB:
             )
 
     async def append(
-        self, scope: Scope, session: str, normalize: log.Normalize, now: datetime
-    ) -> tuple[list[str], bool]:
-        """Log messages durably; see `log.append`."""
-        return await self.write(lambda connection: log.append(connection, scope, session, normalize, now))
+        self, scope: Scope, parts: Iterable[tuple[str, log.Normalize]], now: datetime
+    ) -> tuple[list[str], list[str]]:
+        """Log the messages of one call durably, all or none: per part a session and what makes its messages drafts.
+
+        Returns the ids of all messages and the sessions that have new ones; see `log.append`.
+        """
+
+        def append(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
+            ids, sessions = [], []
+            for session, normalize in parts:
+                found, fresh = log.append(connection, scope, session, normalize, now)
+                ids += found
+                sessions += [session] if fresh else []
+            return ids, sessions
+
+        return await self.write(append)
 
     async def changes(self, scope: Scope, since_seq: int) -> tuple[list[IndexDoc], int]:
         """What an index that stands at `since_seq` must apply; see `entries.changes`."""

@@ -66,7 +66,7 @@ async def db(tmp_path: Path) -> AsyncIterator[MemoryDB]:
 
 async def _say(db: MemoryDB, number: int) -> None:
     draft = TurnDraft(f"m{number}", "user", "user", f"text {number}", START + timedelta(minutes=number), {})
-    await db.append(SCOPE, SESSION, lambda last: [draft], START)
+    await db.append(SCOPE, [(SESSION, lambda last: [draft])], START)
 
 
 async def test_silence_during_a_pass_closes_the_session_after_its_last_message(db: MemoryDB) -> None:

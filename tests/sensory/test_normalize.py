@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightmem_engine.errors import InvalidInput
-from lightmem_engine.sensory.normalize import normalize
+from lightmem_engine.sensory.normalize import by_day, normalize
 from lightmem_engine.types import Message, TurnDraft
 
 NOW = datetime(2024, 3, 1, 12, 0, tzinfo=UTC)
@@ -145,3 +145,14 @@ def test_a_reply_without_a_time_was_given_in_its_questions_time() -> None:
         "2023-05-08T10:00:00+00:00",
         "2023-05-08T10:00:00.001000+00:00",
     ]
+
+
+def test_days_of_a_call_without_a_session() -> None:
+    messages = [
+        Message("user", "late", timestamp="2023-05-08T23:59:00-05:00"),
+        Message("assistant", "good night"),
+        Message("user", "morning", timestamp="2023-05-09T08:00:00-05:00"),
+    ]
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    days = by_day(messages, timestamp=None, zone=UTC, now=now)
+    assert [(day, len(part)) for day, part in days] == [("2023-05-08", 2), ("2023-05-09", 1)]
