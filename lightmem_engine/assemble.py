@@ -25,7 +25,7 @@ from lightmem_engine.protocols import Clock, Embedder, LanguageModel, TokenClass
 from lightmem_engine.runtime.admission import Admission, AdmittedModel
 from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
-from lightmem_engine.runtime.device import Device, choose
+from lightmem_engine.runtime.device import Device, choose, give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.sensory.memory import SensoryMemory, spoken
 from lightmem_engine.short_term.extract import Extraction, Extractor
@@ -220,7 +220,7 @@ async def _open_db(path: Path, embed_model: str, failpoints: Failpoints) -> Memo
 
 def _worker(config: EngineConfig, encoders: Encoders) -> DeviceWorker:
     batch_tokens = config.runtime.batch_tokens or BATCH_TOKENS[encoders.device.kind]
-    worker = DeviceWorker(batch_tokens, config.runtime.max_queued_tokens)
+    worker = DeviceWorker(batch_tokens, config.runtime.max_queued_tokens, tidy=give_back_memory)
     worker.add_lane(CLASSIFY, encoders.classifier.score)
     worker.add_lane(EMBED, encoders.embedder.encode)
     return worker

@@ -159,3 +159,14 @@ async def test_an_item_beyond_the_budget_runs_alone(worker: DeviceWorker) -> Non
     worker.add_lane("gate", gate)
     assert await worker.run("gate", [1, 2], [500, 1], Priority.FOREGROUND) == [10, 20]
     assert gate.batches == [[1], [2]]
+
+
+async def test_the_device_is_tidied_between_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightmem_engine.runtime.batcher.TIDY_SECONDS", 0.0)
+    tidied: list[str] = []
+    worker = DeviceWorker(100, 1000, tidy=lambda: tidied.append(threading.current_thread().name))
+    worker.add_lane("echo", lambda items: items)
+    for _ in range(3):
+        await worker.run("echo", [1], [1], Priority.INGEST)
+    await asyncio.to_thread(worker.close)
+    assert tidied == ["lightmem-device"] * 3
