@@ -1,4 +1,4 @@
-"""Extraction with a scripted model. Tests named `row_n` show that defect n of the reference implementation is absent."""
+"""Extraction with a scripted model. Tests named `row_n` show that defect n of the reference is absent."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
