@@ -80,9 +80,11 @@ class SegmentConfig:
         "code", "segment.mode = paper: attention peak k cuts before turn k (code) or k + 1 (paper)"
     )
     lookahead: int = option(4, "units of dialogue read past a gap before it is decided")
+    max_tokens: int = option(2048, "compressed tokens after which a segment ends even without a change of topic")
 
     def __post_init__(self) -> None:
         check(self.lookahead >= 1, "segment.lookahead must be at least 1")
+        check(self.max_tokens >= 64, "segment.max_tokens must be at least 64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class RuntimeConfig:
     max_attempts: int = option(3, "tries before a failing batch is split, and before a single item is parked")
     backoff_seconds: float = option(0.5, "first pause before a retry; doubles up to a minute")
     cached_users: int = option(1024, "users whose search index stays in memory")
+    failpoint: str = option("", "crash tests: name:n kills the process at the n-th pass of a named place")
 
     def __post_init__(self) -> None:
         check(self.batch_tokens >= 512, "runtime.batch_tokens must be at least 512")

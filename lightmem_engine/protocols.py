@@ -5,11 +5,26 @@ Batch first. Synchronous where the work is compute (it runs on the device worker
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from lightmem_engine.types import Completion, Delta, Priority, Prompt, Sampling, Vectors, Window, WindowScores
+from lightmem_engine.types import (
+    Columns,
+    Completion,
+    Delta,
+    Floats,
+    Hit,
+    IndexDoc,
+    Priority,
+    Prompt,
+    Sampling,
+    Scope,
+    Vector,
+    Vectors,
+    Window,
+    WindowScores,
+)
 
 
 class TokenClassifier(Protocol):
@@ -58,6 +73,50 @@ class LanguageModel(Protocol):
 
     async def aclose(self) -> None:
         """Release the device or the connections."""
+        ...
+
+
+class Feed(Protocol):
+    """What recall asks of the durable store."""
+
+    async def changes(self, scope: Scope, since_seq: int) -> tuple[Sequence[IndexDoc], int]:
+        """What changed after `since_seq`, in order, and the number to ask from next time.
+
+        Since 0: the user's full current state, puts only. A change may be delivered twice, never left out.
+        """
+        ...
+
+    async def hydrate(self, scope: Scope, refs: Sequence[str]) -> Mapping[str, Hit]:
+        """What a reader gets for each ref, as it stands now, with score 0; a ref that no longer exists is absent."""
+        ...
+
+
+class SearchIndex(Protocol):
+    """The derived index of one user. Not thread-safe: one call at a time."""
+
+    @property
+    def applied_seq(self) -> int:
+        """The feed's number up to which changes are in."""
+        ...
+
+    def __len__(self) -> int:
+        """Live documents."""
+        ...
+
+    def apply(self, docs: Iterable[IndexDoc], seq: int) -> None:
+        """Take in changes in order; afterwards `applied_seq` is `seq`. Applying a change again changes nothing."""
+        ...
+
+    def columns(self) -> Columns:
+        """Attributes by slot."""
+        ...
+
+    def lexical(self, terms: Sequence[str]) -> Floats:
+        """float32 [slots]; at least 0, unbounded, 0 where no term occurs."""
+        ...
+
+    def cosine(self, vector: Vector) -> Floats:
+        """float32 [slots]; nan where a document has no vector yet."""
         ...
 
 

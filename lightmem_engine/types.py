@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ Floats = npt.NDArray[np.float32]
 Role = Literal["user", "assistant", "system", "tool"]
 Kind = Literal["turn", "fact", "relation", "event", "summary"]
 State = Literal["pending", "active", "superseded", "archived", "expired"]
+KINDS: tuple[Kind, ...] = get_args(Kind)  # the place in these tuples is the code in a column
+STATES: tuple[State, ...] = get_args(State)
+ROLES: tuple[Role, ...] = get_args(Role)
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
@@ -46,6 +49,18 @@ class Message:
     name: str | None = None
     timestamp: str | float | datetime | None = None  # ISO text, Unix seconds, or a datetime
     id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDraft:
+    """One message, checked and complete, before the log gives it a place. The fields are those of `Turn`."""
+
+    id: str
+    role: Role
+    speaker: str
+    text: str
+    event_time: datetime
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -219,6 +234,34 @@ class IndexDoc:
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """Views of what a search index knows of one user, one row per slot; valid until the index changes.
+
+    Rows of removed documents remain, with `live` false. Times are milliseconds since 1970, `day` is
+    `date.toordinal()` of the speaker's own day; a missing event time or recorded time is the smallest int64,
+    a missing `valid_to` the largest. `speaker` and `session` are places in `speakers` and `sessions`.
+    """
+
+    live: npt.NDArray[np.bool_]
+    event_time: npt.NDArray[np.int64]
+    day: npt.NDArray[np.int32]
+    valid_to: npt.NDArray[np.int64]
+    recorded_at: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.uint8]  # place in KINDS
+    state: npt.NDArray[np.uint8]  # place in STATES
+    role: npt.NDArray[np.uint8]  # place in ROLES
+    speaker: npt.NDArray[np.int32]
+    session: npt.NDArray[np.int32]
+    num_tokens: npt.NDArray[np.int32]  # of the indexed text
+    asks: npt.NDArray[np.bool_]  # the text ends with a question mark
+    refs: Sequence[str]
+    tags: Sequence[tuple[str, ...]]
+    metadata: Sequence[Mapping[str, Any]]
+    speakers: Sequence[str]
+    sessions: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One recalled thing, best first. `text` is what a reader gets, without the date in front."""
 
@@ -277,3 +320,35 @@ class Delta:
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOptions:
+    """What one chat turn asks of memory; None takes the configured value."""
+
+    session: str | None = None
+    read: bool = True
+    write: bool = True
+    top_k: int | None = None
+    max_tokens: int | None = None
+    filters: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """A chat turn between its question and its answer.
+
+    messages: what to send to the model.   used: ids of what was recalled.   tokens_added: `text.num_tokens` of it.
+    stored: whether the user's words are on disk.   degraded: why recall gave less than it could, or None.
+    salt, kv_params: what a model server needs to keep this user's caches apart; empty for a model in process.
+    """
+
+    turn_id: str
+    messages: tuple[Mapping[str, Any], ...]
+    used: tuple[str, ...] = ()
+    tokens_added: int = 0
+    read_ms: float = 0.0
+    stored: bool = False
+    degraded: str | None = None
+    salt: str = ""
+    kv_params: Mapping[str, Any] = field(default_factory=dict)

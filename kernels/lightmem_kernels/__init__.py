@@ -1,1 +1,107 @@
-"""Attention reductions and similarity search: reference implementations in plain torch."""
+"""Attention reductions and similarity search behind one door.
+
+The public functions pick an implementation per call; callers never ask which one runs. `LIGHTMEM_KERNELS` says what
+may be picked: `auto` (the fastest that is built for the tensor's device) or `reference` (plain torch everywhere).
+Asking for an implementation by a name that this build lacks raises instead of falling back.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from lightmem_kernels import reference
+
+__all__ = ["Direction", "Mode", "implementation", "segment_attention", "similarity_topk"]
+
+Mode = Literal["matrix", "adjacent", "received"]
+Direction = Literal["older", "newer", "any"]
+
+_KNOWN = ("auto", "reference")
+
+
+def implementation() -> str:
+    """Name of the implementation that runs; `LIGHTMEM_KERNELS` with an unknown or absent one raises `RuntimeError`."""
+    asked = os.environ.get("LIGHTMEM_KERNELS", "auto")
+    if asked not in _KNOWN:
+        raise RuntimeError(f"LIGHTMEM_KERNELS={asked} is not in this build; it has: {', '.join(_KNOWN)}")
+    return "reference"
+
+
+def segment_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    lse: torch.Tensor | None,
+    seg_q: torch.Tensor,
+    seg_k: torch.Tensor,
+    cu_q: torch.Tensor,
+    cu_k: torch.Tensor,
+    *,
+    causal: bool,
+    mode: Mode = "matrix",
+    accumulate_into: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention mass between segments of packed sequences, without ever keeping the map.
+
+    P = softmax(q kᵀ / sqrt(d)) per head; what comes back is P summed over heads and over rectangles of tokens.
+
+    Args:
+        q: [Tq, Hq, d], the queries of all sequences one after another, any floating dtype.
+        k: [Tk, Hk, d], the keys likewise, contiguous; Hq is a multiple of Hk (query head h reads key head h // (Hq/Hk)).
+        lse: float32 [Hq, Tq], natural log of each row's softmax denominator as flash attention returns it, or None:
+            then it is computed here.
+        seg_q, seg_k: integer [Tq], [Tk], the segment of each token within its sequence, counted from 0; -1 leaves the
+            token out (specials, padding). Left-out keys still share in the softmax, they are merely not reported.
+        cu_q, cu_k: integer [B + 1], where each sequence begins and ends in q and in k. A sequence may have fewer
+            queries than keys (a cached prefix): its queries are then the last ones.
+        causal: a query sees keys up to its own place only, places being aligned at the end of the sequence.
+        mode: `matrix` float32 [B, n, n], entry [b, i, j] for j < i is the mass from segment i to segment j, 0 elsewhere;
+            `adjacent` float32 [B, n, 2], the mass from segment i to segment i - 1 and to all earlier segments;
+            `received` float32 [Tk], the mass each key gets from the queries of its sequence that are not left out.
+            n is the largest segment number plus one, or what `accumulate_into` has room for.
+        accumulate_into: a float32 tensor of the result's shape that is added to in place and returned, so that layers
+            are summed without a list of results.
+
+    Sums are not divided: one layer adds at most Hq per query token. float64 input is computed and returned as float64.
+
+    Raises:
+        ValueError: shapes, dtypes or bounds disagree.
+        RuntimeError: `LIGHTMEM_KERNELS` names an implementation this build lacks.
+    """
+    implementation()
+    return reference.segment_attention(
+        q, k, lse, seg_q, seg_k, cu_q, cu_k, causal=causal, mode=mode, accumulate_into=accumulate_into
+    )
+
+
+def similarity_topk(
+    x: torch.Tensor,
+    order: torch.Tensor,
+    group: torch.Tensor,
+    k: int,
+    *,
+    direction: Direction,
+    queries: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k nearest rows of each row's own group among those that come before it, after it, or anywhere.
+
+    Args:
+        x: [N, d], floating, unit rows (the score is the dot product).
+        order: int64 [N] or [N, c]; rows are compared by it, first column first. It must be total within a group: event
+            time and then the place in the log, for instance.
+        group: int64 [N]; rows of different groups never meet.
+        k: at least 1.
+        direction: `older` looks at rows with smaller order, `newer` with larger, `any` at all; never at the row itself.
+        queries: int64 [Q], the rows to ask for; None asks for all.
+
+    Returns:
+        scores float32 [Q, k] in descending order and rows int64 [Q, k]; where fewer than k qualify, -inf and -1.
+
+    Raises:
+        ValueError: shapes or values disagree, or the order of a group is not total.
+        RuntimeError: `LIGHTMEM_KERNELS` names an implementation this build lacks.
+    """
+    implementation()
+    return reference.similarity_topk(x, order, group, k, direction=direction, queries=queries)

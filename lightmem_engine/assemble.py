@@ -1,0 +1,232 @@
+"""From a configuration to a running engine: the only module that knows all parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightmem_engine.config import EngineConfig
+from lightmem_engine.config_loader import default_data_dir
+from lightmem_engine.engine import LocalEngine
+from lightmem_engine.errors import ConfigError
+from lightmem_engine.long_term.memory import LongTermMemory
+from lightmem_engine.pipeline.bisect import Retry
+from lightmem_engine.pipeline.extract import Extract, ExtractStage
+from lightmem_engine.pipeline.pipeline import Pipeline
+from lightmem_engine.pipeline.sense import SenseStage
+from lightmem_engine.prompts import v1 as prompts
+from lightmem_engine.protocols import Clock, Embedder, LanguageModel, TokenClassifier
+from lightmem_engine.runtime.admission import Admission, AdmittedModel
+from lightmem_engine.runtime.batcher import DeviceWorker
+from lightmem_engine.runtime.clock import SystemClock
+from lightmem_engine.runtime.device import Device, choose
+from lightmem_engine.runtime.failpoints import Failpoints
+from lightmem_engine.sensory.memory import SensoryMemory
+from lightmem_engine.short_term.extract import Extraction, Extractor
+from lightmem_engine.short_term.extractive import drafts
+from lightmem_engine.stores.lock import DirectoryLock
+from lightmem_engine.stores.memory_db import MemoryDB
+from lightmem_engine.stores.user_index import UserIndex
+from lightmem_engine.types import Priority, Segment, Vectors, Window
+
+CLASSIFY, EMBED = "classify", "embed"
+SPECIAL_TOKENS = 2  # around every window
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """The two models of the sensory stage, on one device."""
+
+    classifier: TokenClassifier
+    embedder: Embedder
+    device: Device
+
+
+def load_encoders(config: EngineConfig) -> Encoders:
+    """Classifier and embedder, sharing one set of weights where they are the same checkpoint."""
+    import torch
+
+    from lightmem_engine.models.checkpoint import locate
+    from lightmem_engine.models.encoder import Encoder, SentenceEmbedder
+    from lightmem_engine.models.packaged import packaged_minilm
+    from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
+
+    device = choose(config.device)
+    dtype = getattr(torch, device.dtype)
+    sentence: Encoder | None = None
+    if not (config.embedder.stub and config.classifier.source != "saliency"):
+        checkpoint = locate(config.embedder.model) if config.embedder.model else packaged_minilm()
+        sentence = Encoder(checkpoint, device=device.kind, dtype=dtype)
+    embedder: Embedder = StubEmbedder() if config.embedder.stub or sentence is None else SentenceEmbedder(sentence)
+    classifier: TokenClassifier
+    match config.classifier.source:
+        case "stub":
+            classifier = StubClassifier(config.classifier.window_tokens)
+        case "llmlingua":
+            from lightmem_engine.models.llmlingua import LlmLinguaClassifier
+
+            labelled = Encoder(locate(config.classifier.model), device=device.kind, dtype=dtype, labels=True)
+            classifier = LlmLinguaClassifier(labelled, layers=config.classifier.layers)
+        case "saliency":
+            from lightmem_engine.models.saliency import SaliencyClassifier
+
+            assert sentence is not None
+            classifier = SaliencyClassifier(sentence, layers=config.classifier.layers)
+    return Encoders(classifier, embedder, device)
+
+
+def choose_lm(config: EngineConfig) -> tuple[str, str]:
+    """The language model's backend and why it was chosen."""
+    lm = config.lm
+    if lm.backend != "auto":
+        return lm.backend, "set by lm.backend"
+    if lm.url:
+        return "remote", "auto: lm.url is set"
+    if lm.model:
+        return "qwen", "auto: lm.model is set"
+    return "stub", "auto: neither lm.model nor lm.url is set; answers come from a stub that says so"
+
+
+def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
+    """The configured language model. Raises `ConfigError` if it cannot be loaded."""
+    lm = config.lm
+    backend, _ = choose_lm(config)
+    match backend:
+        case "remote":
+            from lightmem_engine.models.remote import RemoteModel
+
+            return RemoteModel(lm.url, lm.model, api_key=lm.api_key, timeout_seconds=lm.timeout_seconds)
+        case "qwen":
+            from lightmem_engine.models.qwen import QwenModel
+
+            dtype = "bfloat16" if device.kind == "cuda" else device.dtype
+            return QwenModel.load(lm.model, device=device.kind, dtype=dtype, cache_bytes=lm.cache_bytes)
+        case "stub":
+            from lightmem_engine.models.stub_lm import StubModel
+
+            return StubModel()
+        case unknown:
+            raise ConfigError(f"lm.backend: unknown {unknown!r}")
+
+
+class ModelCalls:
+    """The models as async functions over the device worker, at one priority."""
+
+    def __init__(self, worker: DeviceWorker, priority: Priority) -> None:
+        self._worker = worker
+        self._priority = priority
+
+    async def classify(self, windows: Sequence[Window]) -> list[Any]:
+        """One classifier pass over all windows."""
+        sizes = [sum(map(_estimate, window.texts)) for window in windows]
+        return await self._worker.run(CLASSIFY, windows, sizes, self._priority)
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """float32 [n, dim], unit rows."""
+        rows = await self._worker.run(EMBED, texts, list(map(_estimate, texts)), self._priority)
+        return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+
+
+async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine:
+    """Open the data directory, load the models, take up unfinished work.
+
+    Raises `ConfigError` for what cannot be on this machine, `StoreError` if the directory cannot be used.
+    """
+    clock = clock or SystemClock()
+    directory = Path(config.data_dir or default_data_dir()).expanduser()
+    failpoints = Failpoints(config.runtime.failpoint)
+    lock = DirectoryLock(directory)
+    try:
+        encoders = await asyncio.to_thread(load_encoders, config)
+        lm = await asyncio.to_thread(load_lm, config, encoders.device)
+        db = await MemoryDB.open(directory / "memory.db", failpoints)
+    except BaseException:
+        lock.release()
+        raise
+    worker = DeviceWorker(config.runtime.batch_tokens, config.runtime.max_queued_tokens)
+    worker.add_lane(CLASSIFY, encoders.classifier.score)
+    worker.add_lane(EMBED, encoders.embedder.encode)
+    admission = Admission(config.runtime.max_background)
+    pipeline = _pipeline(config, db, encoders, lm, worker, admission, clock, failpoints)
+    long_term = LongTermMemory(
+        feed=db,
+        make_index=UserIndex,
+        embed=ModelCalls(worker, Priority.FOREGROUND).embed,
+        config=config,
+        clock=clock,
+        render=prompts.memory_line,
+    )
+    await pipeline.start()
+    return LocalEngine(
+        config=config,
+        db=db,
+        pipeline=pipeline,
+        long_term=long_term,
+        lm=lm,
+        worker=worker,
+        admission=admission,
+        clock=clock,
+        release=lock.release,
+    )
+
+
+def _pipeline(
+    config: EngineConfig,
+    db: MemoryDB,
+    encoders: Encoders,
+    lm: LanguageModel,
+    worker: DeviceWorker,
+    admission: Admission,
+    clock: Clock,
+    failpoints: Failpoints,
+) -> Pipeline:
+    """The stages over the models at ingest priority."""
+    pipelines: list[Pipeline] = []
+    runtime = config.runtime
+    retry = Retry(runtime.max_attempts, runtime.backoff_seconds, on_wait=lambda error: pipelines[0].waiting(error))
+    calls = ModelCalls(worker, Priority.INGEST)
+    sensory = SensoryMemory(
+        classify=calls.classify,
+        embed=calls.embed,
+        count=encoders.classifier.count,
+        window_tokens=min(config.classifier.window_tokens, encoders.classifier.max_tokens) - SPECIAL_TOKENS,
+        compress=config.compress,
+        max_words=config.extract.max_words,
+    )
+    sense = SenseStage(db, sensory, config.segment, retry, clock, failpoints)
+    extract = ExtractStage(
+        db,
+        _extractor(config, lm, admission),
+        calls.embed,
+        encoders.embedder.name,
+        config.short_term.threshold,
+        retry,
+        clock,
+        failpoints,
+    )
+    pipelines.append(Pipeline(db, sense, extract, retry, config.short_term.idle_seconds, runtime.max_background, clock))
+    return pipelines[0]
+
+
+def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) -> Extract:
+    mode = config.extract.mode
+    if mode == "auto":
+        mode = "extractive" if choose_lm(config)[0] == "stub" else "llm"
+    if mode == "extractive":
+
+        async def extractive(segments: Sequence[Segment]) -> Extraction:
+            return Extraction(tuple(draft for segment in segments for draft in drafts(segment)))
+
+        return extractive
+    extractor = Extractor(AdmittedModel(lm, admission), max_tokens=config.extract.max_tokens)
+    return extractor.extract
+
+
+def _estimate(text: str) -> int:
+    """About how many tokens a text has; batches are cut by it, nothing is decided by it."""
+    return len(text) // 4 + 2

@@ -1,0 +1,8 @@
+"""The command line: `lightmem-engine serve | add | search | flush | stats | eval | config | doctor`.
+
+Exit codes: 0 done, 1 failed, 2 bad arguments.
+"""
+
+from lightmem_engine.cli.main import main
+
+__all__ = ["main"]

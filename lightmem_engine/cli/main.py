@@ -1,0 +1,99 @@
+"""Arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from lightmem_engine.cli import commands
+from lightmem_engine.config_loader import LoadedConfig, load
+from lightmem_engine.errors import ConfigError, LightMemError
+from lightmem_engine.version import VERSION
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args, _load(args)))
+    except ConfigError as error:
+        print(f"lightmem-engine: {error}", file=sys.stderr)
+        return 2
+    except LightMemError as error:
+        print(f"lightmem-engine: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="lightmem-engine", description="Long-term memory inside the inference stack.")
+    parser.add_argument("--version", action="version", version=VERSION)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--data-dir", metavar="DIR", help="where memory is kept")
+    common.add_argument("--memory-config", metavar="FILE", help="TOML file with options")
+    common.add_argument(
+        "--set", metavar="OPTION=VALUE", action="append", default=[], help="set one option; see `config`"
+    )
+    sub = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, help: str) -> argparse.ArgumentParser:
+        own = sub.add_parser(name, parents=[common], help=help, description=help)
+        own.set_defaults(run=run)
+        return own
+
+    serve = command("serve", commands.serve, "serve an OpenAI-compatible chat endpoint with memory")
+    serve.add_argument("--host", help="address to listen on")
+    serve.add_argument("--port", type=int, help="port to listen on")
+    serve.add_argument("--model", help="a Qwen checkpoint to run in process: a path or a hub name")
+
+    add = command("add", commands.add, "remember the messages of a JSONL file")
+    add.add_argument(
+        "file", metavar="FILE", help="JSON rows: role, content, optionally id, name, timestamp"
+    )
+    add.add_argument("--user", required=True)
+    add.add_argument("--session")
+
+    search = command("search", commands.search, "ask what is remembered")
+    search.add_argument("query", metavar="QUESTION")
+    search.add_argument("--user", required=True)
+    search.add_argument("--top-k", type=int, default=10)
+    search.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+
+    flush = command("flush", commands.flush, "turn everything that waits into long-term memory")
+    flush.add_argument("--user")
+
+    stats = command("stats", commands.stats, "count what is stored, what waits and what is parked")
+    stats.add_argument("--user")
+
+    evaluate = command("eval", commands.evaluate, "replay a published data file through the engine and measure")
+    evaluate.add_argument("what", choices=["locomo", "beam", "longmemeval", "segmentation", "compression"])
+    evaluate.add_argument("file", metavar="FILE", nargs="+")
+    evaluate.add_argument("--json", action="store_true", help="print only the JSON object")
+    evaluate.add_argument("--reader", metavar="URL", help="model server that answers (published judged protocol)")
+    evaluate.add_argument("--judge", metavar="URL", help="model server that judges")
+    evaluate.add_argument("--reader-model", default="", help="model name to ask the reader for")
+    evaluate.add_argument("--judge-model", default="", help="model name to ask the judge for")
+    evaluate.add_argument("--log", metavar="FILE", help="JSONL with one row per judged question")
+
+    config = command("config", commands.show_config, "show every option: value, source and meaning")
+    config.add_argument("--markdown", action="store_true", help="the option table of the README")
+
+    command("doctor", commands.doctor, "say what was found on this machine and why it was chosen")
+    return parser
+
+
+def _load(args: argparse.Namespace) -> LoadedConfig:
+    """The configuration, command-line flags last."""
+    settings = list(args.set)
+    for flag, option in (("data_dir", "data_dir"), ("host", "server.host"), ("port", "server.port")):
+        if getattr(args, flag, None) is not None:
+            settings.append(f"{option}={getattr(args, flag)}")
+    if getattr(args, "model", None):
+        settings += [f"lm.model={args.model}", "lm.backend=qwen"]
+    return load(args.memory_config, settings=settings)

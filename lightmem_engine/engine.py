@@ -1,0 +1,173 @@
+"""`LocalEngine`: owns the data directory's stages and says in which order things happen."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from lightmem_engine.chat.turn import ChatTurns
+from lightmem_engine.config import EngineConfig
+from lightmem_engine.errors import InvalidInput
+from lightmem_engine.long_term.memory import LongTermMemory
+from lightmem_engine.pipeline.pipeline import Pipeline
+from lightmem_engine.protocols import Clock, LanguageModel
+from lightmem_engine.runtime.admission import Admission
+from lightmem_engine.runtime.batcher import DeviceWorker
+from lightmem_engine.sensory.normalize import normalize
+from lightmem_engine.types import Delta, Hit, Message, OpenTurn, Priority, Prompt, Sampling, Scope, TurnOptions
+
+if TYPE_CHECKING:
+    from lightmem_engine.stores.memory_db import MemoryDB
+
+DEFAULT_SESSION = "default"
+MAX_NAME = 256
+
+
+class LocalEngine:
+    """The engine in this process. Built by `assemble.build`, closed with `aclose`; belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        config: EngineConfig,
+        db: MemoryDB,
+        pipeline: Pipeline,
+        long_term: LongTermMemory,
+        lm: LanguageModel,
+        worker: DeviceWorker,
+        admission: Admission,
+        clock: Clock,
+        release: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.lm = lm
+        self._db = db
+        self._pipeline = pipeline
+        self._long_term = long_term
+        self._worker = worker
+        self._admission = admission
+        self._clock = clock
+        self._release = release
+        self._zone = ZoneInfo(config.memory.timezone)
+        self._chat_turns = ChatTurns(config.chat, self.search, self.add, db.contents)
+
+    async def add(
+        self,
+        scope: Scope,
+        messages: Sequence[Message],
+        *,
+        session: str | None = None,
+        timestamp: str | float | datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        wait: bool = False,
+    ) -> list[str]:
+        """Log messages; returns their ids once they are on disk. With `wait`, once they are long-term memory.
+
+        Raises `InvalidInput`, `Conflict` (a known id with other content), `StoreError`; then nothing is stored.
+        """
+        check_scope(scope)
+        session = check_name("session_id", session) if session is not None else DEFAULT_SESSION
+        if not messages:
+            raise InvalidInput("messages is empty")
+        now = self._clock.now()
+        prepare = partial(_normalize, messages, metadata=metadata or {}, timestamp=timestamp, zone=self._zone, now=now)
+        ids, fresh = await self._db.append(scope, session, prepare, now)
+        if fresh:
+            self._pipeline.wake(scope, session)
+        if wait:
+            await self._pipeline.flush(scope)
+        return ids
+
+    async def search(
+        self,
+        scope: Scope,
+        query: str,
+        *,
+        top_k: int = 10,
+        max_tokens: int | None = None,
+        as_of: datetime | None = None,
+        filters: Mapping[str, Any] | None = None,
+    ) -> list[Hit]:
+        """What this user's memory holds on a question, best first; messages logged a moment ago included."""
+        check_scope(scope)
+        with self._admission.foreground():
+            return await self._long_term.search(
+                scope, query, top_k=top_k, max_tokens=max_tokens, as_of=as_of, filters=filters
+            )
+
+    async def flush(self, scope: Scope | None = None) -> dict[str, Any]:
+        """Wait until all that was logged is long-term memory or parked; returns `stats`."""
+        if scope is not None:
+            check_scope(scope)
+        await self._pipeline.flush(scope)
+        return await self.stats(scope)
+
+    async def stats(self, scope: Scope | None = None) -> dict[str, Any]:
+        """Counts, what waits, what is parked and why; the device's lanes for the whole engine."""
+        result = await self._db.stats(scope)
+        if scope is None:
+            result["device"] = {
+                lane: {"batches": use.batches, "items": use.items, "tokens": use.tokens, "seconds": use.seconds}
+                for lane, use in sorted(self._worker.usage.items())
+            }
+        return result
+
+    async def open_turn(
+        self, scope: Scope | None, messages: Sequence[Mapping[str, Any]], options: TurnOptions
+    ) -> OpenTurn:
+        """Begin a chat turn: recall, place, and log the user's new words. Without a scope, nothing is read or kept."""
+        if scope is not None:
+            check_scope(scope)
+        return await self._chat_turns.open(scope, messages, options)
+
+    async def close_turn(self, turn_id: str, reply: str, status: str) -> bool:
+        """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk."""
+        return await self._chat_turns.close(turn_id, reply, status)
+
+    def foreground(self) -> AbstractContextManager[None]:
+        """Hold while a user waits; background work steps aside."""
+        return self._admission.foreground()
+
+    async def generate(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> AsyncIterator[Delta]:
+        """The language model's answer, piece by piece, at foreground priority."""
+        with self._admission.foreground():
+            async for delta in self.lm.stream(Prompt(tuple(messages)), sampling=sampling, priority=Priority.FOREGROUND):
+                yield delta
+
+    async def aclose(self) -> None:
+        """Stop the stages, the device and the database; unfinished work is taken up at the next start."""
+        await self._pipeline.aclose()
+        await self.lm.aclose()
+        await asyncio.to_thread(self._worker.close)
+        await self._db.aclose()
+        self._release()
+
+
+def check_scope(scope: Scope) -> None:
+    """A scope that may be stored, or `InvalidInput`."""
+    check_name("user_id", scope.user)
+    check_name("tenant", scope.tenant)
+
+
+def check_name(what: str, name: object) -> str:
+    """An identifier: 1 to 256 characters, none of them a control character."""
+    if not isinstance(name, str) or not name.strip():
+        raise InvalidInput(f"{what} must be a non-empty string")
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise InvalidInput(f"{what} must be at most {MAX_NAME} printable characters")
+    return name
+
+
+def _normalize(
+    messages: Sequence[Message], last_event_time: datetime | None, *, metadata: Mapping[str, Any], **options: Any
+) -> Any:
+    drafts = normalize(messages, last_event_time=last_event_time, **options)
+    if not metadata:
+        return drafts
+    return [dataclasses.replace(draft, metadata={**metadata, **draft.metadata}) for draft in drafts]

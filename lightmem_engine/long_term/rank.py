@@ -1,0 +1,121 @@
+"""The order of memories for one question: a sum of normalised scores. Pure numpy.
+
+    score = lexical / max                      words of the question, neighbours' words included
+          + .8 * z(cosine) / 4                 meaning
+          + .7 * [said by the one person named], or 1 * [said by a person, not by the assistant] if nobody is named
+          + 1 * share of the named date's parts (year, month, day) that the entry's day agrees with
+          - .1 * [ends with a question mark]   questions rarely hold answers
+
+One setting for all data; `bench/results` has what each term contributes. Normalisation runs over all live documents
+of the user, so a filter changes which entries are returned and not how they compare.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lightmem_engine.long_term.query import DateMention, Question, is_anonymous
+from lightmem_engine.types import ROLES, Columns, Floats
+
+Strategy = Literal["embedding", "context", "hybrid"]
+Mask = npt.NDArray[np.bool_]
+
+_USER, _ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What each sign is worth; lexical search has weight 1."""
+
+    dense: float = 0.8
+    named_speaker: float = 0.7
+    person: float = 1.0
+    date: float = 1.0
+    question: float = 0.1
+
+
+DEFAULT_WEIGHTS = Weights()
+
+
+def fuse(
+    question: Question,
+    columns: Columns,
+    lexical: Floats | None,
+    cosine: Floats | None,
+    strategy: Strategy = "hybrid",
+    weights: Weights = DEFAULT_WEIGHTS,
+) -> Floats:
+    """float32 [slots]; the score of every document. Dead slots have one too: mask them.
+
+    lexical, cosine: as `SearchIndex` gives them; None where not needed. A document without a vector yet is taken to
+        mean as much as its words say, in every strategy.
+    """
+    total: npt.NDArray[np.floating] = np.zeros(len(columns.live), np.float32)
+    words = total if lexical is None else lexical / max(float(lexical.max(initial=0.0)), 1e-9)
+    if strategy != "embedding":
+        total = total + words
+    if strategy != "context" and cosine is not None:
+        meaning = _standardised(cosine, columns.live) / 4
+        total = total + weights.dense * np.where(np.isnan(meaning), words, meaning)
+    total = total + speaker_term(question, columns, weights)
+    total = total + weights.date * date_term(question.dates, columns.day)
+    return np.asarray(total - weights.question * columns.asks, np.float32)
+
+
+def speaker_term(question: Question, columns: Columns, weights: Weights = DEFAULT_WEIGHTS) -> Floats:
+    """float32 [slots]; who is asked about. Two people named say nothing; nor does silence among people only."""
+    if len(question.speakers) > 1:
+        return np.zeros(len(columns.live), np.float32)
+    if question.speakers:
+        named = np.array([name.casefold() in question.speakers for name in columns.speakers], np.bool_)
+        return np.asarray(weights.named_speaker * named[columns.speaker], np.float32)
+    anonymous = np.array([is_anonymous(name) for name in columns.speakers], np.bool_)
+    machine = (columns.role == _ASSISTANT) & anonymous[columns.speaker]
+    wanted = machine if question.asks_assistant else ~machine
+    return np.asarray(weights.person * wanted, np.float32)
+
+
+def date_term(dates: Sequence[DateMention], days: npt.NDArray[np.int32]) -> Floats:
+    """float32 [slots]; the share of a date's given parts that each day agrees with, the best of all dates."""
+    best = np.zeros(len(days), np.float32)
+    if not dates or not len(days):
+        return best
+    distinct, place = np.unique(days, return_inverse=True)
+    calendar = [dt.date.fromordinal(int(day)) if day > 0 else None for day in distinct]
+    for mention in dates:
+        share = np.array([_agreement(mention, day) for day in calendar], np.float32)
+        best = np.maximum(best, share[place])
+    return best
+
+
+def order(scores: Floats, eligible: Mask, limit: int) -> npt.NDArray[np.int64]:
+    """The best `limit` eligible slots, best first; ties keep the order of arrival."""
+    slots = np.flatnonzero(eligible)
+    if len(slots) > limit:
+        cut = np.partition(scores[slots], len(slots) - limit)[len(slots) - limit]
+        slots = slots[scores[slots] >= cut]
+    return slots[np.argsort(-scores[slots], kind="stable")][:limit]
+
+
+def _standardised(values: Floats, live: Mask) -> Floats:
+    known = values[live & ~np.isnan(values)]
+    if not len(known):
+        return np.full_like(values, np.nan)
+    return np.asarray((values - known.mean()) / (known.std() + 1e-6), np.float32)
+
+
+def _agreement(mention: DateMention, day: dt.date | None) -> float:
+    if day is None:
+        return 0.0
+    given = [
+        (wanted, actual)
+        for wanted, actual in ((mention.year, day.year), (mention.month, day.month), (mention.day, day.day))
+        if wanted is not None
+    ]
+    return sum(wanted == actual for wanted, actual in given) / len(given)

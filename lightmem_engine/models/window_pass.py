@@ -1,0 +1,151 @@
+"""One encoder pass over windows of texts: tokens laid out, attention between the texts reduced on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightmem_engine.errors import InvalidInput
+from lightmem_engine.models.encoder import Batch, Captured, Encoder
+from lightmem_engine.types import Floats, Window
+from lightmem_kernels import segment_attention
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """A window as one sequence: begin, the texts without separators, end. A text may have no tokens at all.
+
+    ids: token ids, specials included.   segments: int64 [T], the text each token belongs to, -1 for specials.
+    offsets: int64 [T - 2, 2], characters of its text that each token (specials left out) stands for.
+    """
+
+    num_texts: int
+    ids: list[int]
+    segments: torch.Tensor
+    offsets: np.ndarray[Any, np.dtype[np.int64]]
+
+    def tokens_of(self, text: int) -> slice:
+        """Places of a text's tokens, specials not counted."""
+        found = (self.segments[1:-1] == text).nonzero()
+        return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPass:
+    """What one pass says of window `index`.
+
+    received: float32 [T - 2], attention mass each token gets in the last layer, per head; None if not asked for.
+    logits: float32 [T - 2, labels], None for a model without labels.   attention, mass: as in `WindowScores`.
+    """
+
+    index: int
+    layout: LaidOut
+    attention: Floats
+    mass: Floats
+    received: Floats | None
+    logits: torch.Tensor | None
+
+
+def lay_out(encoder: Encoder, windows: Sequence[Window]) -> list[LaidOut]:
+    """Token layout of each window; one longer than the model's positions, or without texts, is `InvalidInput`."""
+    texts = [text for window in windows for text in window.texts]
+    found: Any = {"input_ids": [], "offset_mapping": []}
+    if texts:
+        found = encoder.tokenizer(
+            texts, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
+        )
+    layouts, at = [], 0
+    for number, window in enumerate(windows):
+        if not 0 <= window.num_context <= len(window.texts) or not window.texts:
+            raise InvalidInput(f"window {number}: {window.num_context} context texts among {len(window.texts)}")
+        ids, segments, offsets = [encoder.begin], [-1], []
+        for text in range(len(window.texts)):
+            ids += found["input_ids"][at]
+            segments += [text] * len(found["input_ids"][at])
+            offsets += found["offset_mapping"][at]
+            at += 1
+        if len(ids) + 1 > encoder.max_tokens:
+            raise InvalidInput(f"window {number} has {len(ids) + 1} tokens, the model reads {encoder.max_tokens}")
+        spans = np.asarray(offsets, np.int64).reshape(-1, 2)
+        layouts.append(LaidOut(len(window.texts), [*ids, encoder.end], torch.tensor([*segments, -1]), spans))
+    return layouts
+
+
+def read_windows(
+    encoder: Encoder, windows: Sequence[Window], *, layers: Sequence[int], received: bool = False
+) -> Iterator[WindowPass]:
+    """Run every window once, windows of similar length together; results come in any order.
+
+    Attention between texts is read in `layers`; no map of it is kept.
+    """
+    layouts = lay_out(encoder, windows)
+    for batch in encoder.batches([layout.ids for layout in layouts]):
+        reduction = _Reduction(encoder, batch, [layouts[row] for row in batch.rows], layers, received)
+        output = encoder.forward(batch, layers=reduction.wanted(), sink=reduction)
+        logits = output.logits.float() if "logits" in output else None
+        yield from reduction.passes(logits)
+
+
+class _Reduction:
+    """Folds q and k of one batch, layer by layer, into sums per text and per token."""
+
+    def __init__(
+        self, encoder: Encoder, batch: Batch, layouts: Sequence[LaidOut], layers: Sequence[int], received: bool
+    ) -> None:
+        self.batch, self.layouts, self.layers = batch, layouts, tuple(layers)
+        self.num_heads, self.last = encoder.num_heads, encoder.num_layers - 1
+        self.bounds = batch.bounds()
+        self.segments = torch.cat([layout.segments for layout in layouts]).to(batch.ids.device)
+        num_texts = max(layout.num_texts for layout in layouts)
+        device = batch.ids.device
+        self.adjacent = torch.zeros(len(layouts), num_texts, 2, device=device)
+        self.received = torch.zeros(len(self.segments), device=device) if received else None
+
+    def wanted(self) -> tuple[int, ...]:
+        return tuple(sorted({*self.layers, *([self.last] if self.received is not None else [])}))
+
+    def __call__(self, captured: Captured) -> None:
+        if captured.layer in self.layers:
+            self._reduce(captured, "adjacent", self.adjacent)
+        if captured.layer == self.last and self.received is not None:
+            self._reduce(captured, "received", self.received)
+
+    def _reduce(self, captured: Captured, mode: Any, into: torch.Tensor) -> None:
+        segments, bounds = self.segments, self.bounds
+        segment_attention(
+            captured.q,
+            captured.k,
+            None,
+            segments,
+            segments,
+            bounds,
+            bounds,
+            causal=False,
+            mode=mode,
+            accumulate_into=into,
+        )
+
+    def passes(self, logits: torch.Tensor | None) -> Iterator[WindowPass]:
+        adjacent, bounds = self.adjacent.cpu().numpy(), self.bounds.tolist()
+        received = None if self.received is None else (self.received / self.num_heads).cpu().numpy()
+        for i, (row, layout) in enumerate(zip(self.batch.rows, self.layouts, strict=True)):
+            num_texts = layout.num_texts
+            tokens = np.bincount(layout.segments[1:-1].numpy(), minlength=num_texts)
+            to_previous, to_earlier = adjacent[i, :num_texts, 0], adjacent[i, :num_texts, 1]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                attention = np.where(to_earlier > 0, to_previous / to_earlier, np.nan).astype(np.float32)
+                mass = (to_previous / (tokens * self.num_heads * max(1, len(self.layers)))).astype(np.float32)
+            attention[:1] = mass[:1] = np.nan
+            inner = slice(bounds[i] + 1, bounds[i + 1] - 1)
+            yield WindowPass(
+                index=row,
+                layout=layout,
+                attention=attention,
+                mass=mass,
+                received=None if received is None else received[inner],
+                logits=None if logits is None else logits[i, 1 : len(layout.ids) - 1],
+            )

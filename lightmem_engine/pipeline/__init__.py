@@ -1,0 +1,1 @@
+"""The stages at work: who is next, what is retried, what is parked, what commits together."""

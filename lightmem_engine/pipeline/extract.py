@@ -1,0 +1,95 @@
+"""The extraction stage over closed segments: batches of one user become entries and vectors, or are parked."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+
+from lightmem_engine.pipeline.bisect import Poison, Retry, run_bisecting
+from lightmem_engine.protocols import Clock
+from lightmem_engine.runtime.failpoints import Failpoints
+from lightmem_engine.short_term.extract import Extraction
+from lightmem_engine.short_term.memory import due
+from lightmem_engine.stores import entries, work
+from lightmem_engine.stores.memory_db import MemoryDB
+from lightmem_engine.types import EntryDraft, Scope, Segment, Vector, Vectors
+
+Extract = Callable[[Sequence[Segment]], Awaitable[Extraction]]
+Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
+
+
+class ExtractStage:
+    """Consumes closed segments. One batch is one call of `extract`."""
+
+    def __init__(
+        self,
+        db: MemoryDB,
+        extract: Extract,
+        embed: Embed,
+        embed_model: str,
+        threshold: int,
+        retry: Retry,
+        clock: Clock,
+        failpoints: Failpoints,
+    ) -> None:
+        self._db = db
+        self._extract = extract
+        self._embed = embed
+        self._embed_model = embed_model
+        self._threshold = threshold
+        self._retry = retry
+        self._clock = clock
+        self._failpoints = failpoints
+
+    async def run(self, scope: Scope, *, force: bool) -> None:
+        """Extract every batch of the user that is due; with `force`, all closed segments."""
+        while True:
+            waiting = await self._db.read(lambda connection: work.closed_segments(connection, scope))
+            count = due([tokens for _, tokens in waiting], self._threshold, flush=force)
+            if not count:
+                return
+            ids = [id for id, _ in waiting[:count]]
+            segments = await self._db.read(lambda connection, ids=ids: work.load_segments(connection, scope, ids))
+            await self._extract_batch(scope, segments)
+
+    async def _extract_batch(self, scope: Scope, segments: Sequence[Segment]) -> None:
+        started = time.perf_counter()
+        spent = Extraction()
+
+        async def extract(part: Sequence[Segment]) -> list[list[tuple[EntryDraft, Vector]]]:
+            nonlocal spent
+            extraction = await self._extract(part)
+            spent += extraction
+            embedded = await self._with_vectors(extraction.drafts)
+            return [[pair for pair in embedded if pair[0].segment == segment.id] for segment in part]
+
+        results = await run_bisecting(segments, extract, self._retry)
+        seconds = time.perf_counter() - started
+
+        def write(connection: sqlite3.Connection) -> None:
+            now = self._clock.now()
+            for segment, result in zip(segments, results, strict=True):
+                if isinstance(result, Poison):
+                    work.park(connection, work.EXTRACT, scope, segment.id, result.error, result.attempts, now)
+                    work.set_segment_state(connection, scope, [segment.id], "parked")
+                else:
+                    drafts, vectors = [draft for draft, _ in result], [vector for _, vector in result]
+                    entries.insert(connection, scope, drafts, vectors, self._embed_model, now)
+                    work.set_segment_state(connection, scope, [segment.id], "extracted")
+            work.add_usage(connection, scope, work.EXTRACT, spent.num_calls, spent.usage, seconds)
+            self._failpoints.reach("stage.commit")
+
+        await self._db.write(write)
+
+    async def _with_vectors(self, drafts: Sequence[EntryDraft]) -> list[tuple[EntryDraft, Vector]]:
+        """Each draft with its vector; those that have none are embedded together."""
+        missing = [index for index, draft in enumerate(drafts) if draft.vector is None]
+        vectors: list[Vector | None] = [draft.vector for draft in drafts]
+        if missing:
+            embedded = await self._embed([drafts[index].text for index in missing])
+            for index, vector in zip(missing, embedded, strict=True):
+                vectors[index] = np.asarray(vector, dtype=np.float32)
+        return [(draft, vector) for draft, vector in zip(drafts, vectors, strict=True) if vector is not None]

@@ -1,0 +1,193 @@
+"""One device, one thread, the most urgent work first, in batches of a token budget.
+
+A *lane* is a function over a list of items (a classifier's `score`, an embedder's `encode`). A batch holds items of
+one lane and one priority, up to the budget; background batches get a quarter of it, so that a user waits for at most
+one small batch. Callers that went away are dropped when the batch is cut. A failure reaches exactly the callers whose
+items were in the batch. The thread sleeps on a condition variable; nothing polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightmem_engine.errors import LightMemError, ModelError, Overloaded
+from lightmem_engine.types import Priority
+
+Lane = Callable[[list[Any]], Iterable[Any]]  # one result per item, in order
+BACKGROUND_SHARE = 4
+
+
+@dataclass(slots=True)
+class LaneUsage:
+    """What a lane has done so far."""
+
+    batches: int = 0
+    items: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Call:
+    """One caller's items and where their results go; `results` belongs to the worker thread until it is done."""
+
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[list[Any]]
+    results: list[Any]
+    missing: int
+    dropped: bool = False
+
+
+@dataclass(order=True, slots=True)
+class _Item:
+    priority: int
+    order: int
+    lane: str = field(compare=False)
+    value: Any = field(compare=False)
+    tokens: int = field(compare=False)
+    call: _Call = field(compare=False)
+    index: int = field(compare=False)
+
+
+class DeviceWorker:
+    """Owns the device's thread. `close` lets the running batch finish and fails what still waits."""
+
+    def __init__(self, batch_tokens: int, max_queued_tokens: int) -> None:
+        self._batch_tokens = batch_tokens
+        self._max_queued_tokens = max_queued_tokens
+        self._lanes: dict[str, Lane] = {}
+        self._queues: dict[tuple[int, str], list[_Item]] = {}
+        self._queued_tokens = 0
+        self._order = itertools.count()
+        self._wake = threading.Condition()
+        self._closed = False
+        self.usage: dict[str, LaneUsage] = defaultdict(LaneUsage)
+        self._thread = threading.Thread(target=self._work, name="lightmem-device", daemon=True)
+        self._thread.start()
+
+    def add_lane(self, name: str, lane: Lane) -> None:
+        """Register a lane; results come back in the order of the items."""
+        self._lanes[name] = lane
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait for the device."""
+        return self._queued_tokens
+
+    async def run(self, lane: str, items: Sequence[Any], tokens: Sequence[int], priority: Priority) -> list[Any]:
+        """Run all items through a lane, in as many batches as the budget asks for.
+
+        Raises `Overloaded` when the queue is full, `ModelError` when the lane fails (its own `LightMemError`
+        passes through unchanged).
+        """
+        if not items:
+            return []
+        loop = asyncio.get_running_loop()
+        call = _Call(loop, loop.create_future(), [None] * len(items), len(items))
+        with self._wake:
+            if self._closed:
+                raise Overloaded("the engine is closing")
+            total = sum(tokens)
+            if self._queued_tokens and self._queued_tokens + total > self._max_queued_tokens:
+                raise Overloaded(f"{self._queued_tokens} tokens already wait for the device")
+            queue = self._queues.setdefault((int(priority), lane), [])
+            for index, (value, size) in enumerate(zip(items, tokens, strict=True)):
+                heapq.heappush(queue, _Item(int(priority), next(self._order), lane, value, size, call, index))
+            self._queued_tokens += total
+            self._wake.notify()
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            call.dropped = True
+            raise
+
+    def close(self) -> None:
+        """Stop the thread; items that still wait fail with `Overloaded`. Blocks while a batch runs."""
+        with self._wake:
+            self._closed = True
+            left = [item for queue in self._queues.values() for item in queue]
+            self._queues.clear()
+            self._wake.notify()
+        self._thread.join()
+        for call in {id(item.call): item.call for item in left}.values():
+            self._resolve(call, Overloaded("the engine is closing"))
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not self._closed and not self._queues:
+                    self._wake.wait()
+                if self._closed:
+                    return
+                batch = self._cut()
+            if batch:
+                self._run_batch(batch)
+
+    def _cut(self) -> list[_Item]:
+        """The most urgent lane's next batch; the lock is held."""
+        key = min(self._queues, key=lambda key: (self._queues[key][0].priority, self._queues[key][0].order))
+        queue = self._queues[key]
+        budget = self._batch_tokens
+        if key[0] != Priority.FOREGROUND:
+            budget //= BACKGROUND_SHARE
+        batch: list[_Item] = []
+        used = 0
+        while queue and (not batch or used + queue[0].tokens <= budget):
+            item = heapq.heappop(queue)
+            self._queued_tokens -= item.tokens
+            if not item.call.dropped:
+                batch.append(item)
+                used += item.tokens
+        if not queue:
+            del self._queues[key]
+        return batch
+
+    def _run_batch(self, batch: list[_Item]) -> None:
+        name = batch[0].lane
+        started = time.perf_counter()
+        try:
+            results = list(self._lanes[name]([item.value for item in batch]))
+        except LightMemError as error:
+            self._fail(batch, error)
+            return
+        except Exception as error:  # noqa: BLE001 - a lane may raise anything; every caller gets it as the cause
+            failure = ModelError(f"{name}: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._fail(batch, failure)
+            return
+        usage = self.usage[name]
+        usage.batches += 1
+        usage.items += len(batch)
+        usage.tokens += sum(item.tokens for item in batch)
+        usage.seconds += time.perf_counter() - started
+        for item, result in zip(batch, results, strict=True):
+            item.call.results[item.index] = result
+            item.call.missing -= 1
+            if not item.call.missing:
+                self._resolve(item.call, None)
+
+    def _fail(self, batch: list[_Item], error: LightMemError) -> None:
+        for call in {id(item.call): item.call for item in batch}.values():
+            call.dropped = True
+            self._resolve(call, error)
+
+    @staticmethod
+    def _resolve(call: _Call, error: LightMemError | None) -> None:
+        def settle() -> None:
+            if call.future.done():
+                return
+            if error is None:
+                call.future.set_result(call.results)
+            else:
+                call.future.set_exception(error)
+
+        if not call.loop.is_closed():
+            call.loop.call_soon_threadsafe(settle)

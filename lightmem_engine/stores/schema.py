@@ -1,0 +1,124 @@
+"""The tables of `memory.db`, and how an older file becomes a newer one.
+
+Times are milliseconds since 1970 in UTC (`*_ms`); `offset_s` is the speaker's UTC offset in seconds. A migration is a
+script from one version to the next; a file from a newer engine is refused.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from lightmem_engine.errors import CorruptStore, StoreError
+
+SCHEMA_VERSION = 1
+
+_V1 = """
+CREATE TABLE message (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant TEXT NOT NULL, user TEXT NOT NULL, id TEXT NOT NULL,
+    session TEXT NOT NULL, role TEXT NOT NULL, speaker TEXT NOT NULL, content TEXT NOT NULL,
+    event_ms INTEGER NOT NULL, offset_s INTEGER NOT NULL, recorded_ms INTEGER NOT NULL,
+    metadata TEXT NOT NULL, digest BLOB NOT NULL,
+    UNIQUE (tenant, user, id)
+);
+CREATE INDEX message_by_user ON message (tenant, user, seq);
+CREATE INDEX message_by_session ON message (tenant, user, session, seq);
+
+CREATE TABLE session (
+    tenant TEXT NOT NULL, user TEXT NOT NULL, session TEXT NOT NULL,
+    last_seq INTEGER NOT NULL, last_event_ms INTEGER NOT NULL, last_recorded_ms INTEGER NOT NULL,
+    decided_seq INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant, user, session)
+) WITHOUT ROWID;
+
+CREATE TABLE stage_cursor (
+    stage TEXT NOT NULL, tenant TEXT NOT NULL, user TEXT NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY (stage, tenant, user)
+) WITHOUT ROWID;
+
+CREATE TABLE parked (
+    stage TEXT NOT NULL, tenant TEXT NOT NULL, user TEXT NOT NULL, item INTEGER NOT NULL,
+    error TEXT NOT NULL, attempts INTEGER NOT NULL, parked_ms INTEGER NOT NULL,
+    PRIMARY KEY (stage, tenant, user, item)
+) WITHOUT ROWID;
+
+CREATE TABLE segment (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant TEXT NOT NULL, user TEXT NOT NULL, session TEXT NOT NULL,
+    num_tokens INTEGER NOT NULL, state TEXT NOT NULL CHECK (state IN ('closed', 'extracted', 'parked')),
+    closed_ms INTEGER NOT NULL
+);
+CREATE INDEX segment_by_user ON segment (tenant, user, state, id);
+
+CREATE TABLE sensed (
+    message INTEGER PRIMARY KEY REFERENCES message (seq) ON DELETE CASCADE,
+    tenant TEXT NOT NULL, user TEXT NOT NULL, session TEXT NOT NULL,
+    segment INTEGER REFERENCES segment (id),
+    vector BLOB NOT NULL, attention REAL, mass REAL, num_tokens INTEGER NOT NULL
+);
+CREATE INDEX sensed_by_session ON sensed (tenant, user, session, message);
+CREATE INDEX sensed_by_segment ON sensed (segment);
+
+CREATE TABLE piece (
+    message INTEGER NOT NULL REFERENCES message (seq) ON DELETE CASCADE,
+    start INTEGER NOT NULL, "end" INTEGER NOT NULL, compressed TEXT NOT NULL, vector BLOB NOT NULL,
+    PRIMARY KEY (message, start)
+) WITHOUT ROWID;
+
+CREATE TABLE entry (
+    id TEXT NOT NULL, version INTEGER NOT NULL,
+    tenant TEXT NOT NULL, user TEXT NOT NULL,
+    kind TEXT NOT NULL, text TEXT NOT NULL,
+    valid_from INTEGER NOT NULL, offset_s INTEGER NOT NULL, valid_to INTEGER,
+    recorded_at INTEGER NOT NULL, superseded_at INTEGER, run_id TEXT,
+    state TEXT NOT NULL CHECK (state IN ('active', 'superseded', 'archived', 'expired')),
+    segment INTEGER, session TEXT NOT NULL, speaker TEXT NOT NULL, role TEXT NOT NULL,
+    tags TEXT NOT NULL, metadata TEXT NOT NULL,
+    PRIMARY KEY (id, version)
+) WITHOUT ROWID;
+CREATE INDEX entry_by_user ON entry (tenant, user, id);
+
+CREATE TABLE entry_source (
+    entry TEXT NOT NULL, version INTEGER NOT NULL, message INTEGER NOT NULL REFERENCES message (seq),
+    start INTEGER NOT NULL, "end" INTEGER NOT NULL,
+    PRIMARY KEY (entry, version, message, start),
+    FOREIGN KEY (entry, version) REFERENCES entry (id, version) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX entry_source_by_message ON entry_source (message);
+
+CREATE TABLE vector (
+    entry TEXT NOT NULL, version INTEGER NOT NULL, embed_model TEXT NOT NULL, blob BLOB NOT NULL,
+    PRIMARY KEY (entry, version),
+    FOREIGN KEY (entry, version) REFERENCES entry (id, version) ON DELETE CASCADE
+) WITHOUT ROWID;
+
+CREATE TABLE change (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant TEXT NOT NULL, user TEXT NOT NULL,
+    what TEXT NOT NULL CHECK (what IN ('message', 'entry')), ref NOT NULL
+);
+CREATE INDEX change_by_user ON change (tenant, user, seq);
+
+CREATE TABLE usage (
+    tenant TEXT NOT NULL, user TEXT NOT NULL, stage TEXT NOT NULL,
+    calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (tenant, user, stage)
+) WITHOUT ROWID;
+"""
+
+# MIGRATIONS[n] leads from version n to n + 1.
+MIGRATIONS: dict[int, str] = {0: _V1}
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to `SCHEMA_VERSION`, one transaction per step. Raises `StoreError` for a newer file."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise StoreError(f"memory.db has schema {version}; this engine knows up to {SCHEMA_VERSION}: upgrade it")
+    while version < SCHEMA_VERSION:
+        script = MIGRATIONS[version]
+        version += 1
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {version};\nCOMMIT;")
+    damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        raise CorruptStore(f"memory.db is damaged: {damage}")

@@ -1,0 +1,175 @@
+"""One SQLite file, one writer thread, a few readers.
+
+Writers hand in a function of a connection; the thread runs all functions that wait in one transaction (group commit),
+each in its own savepoint, so that one failure undoes only itself. A caller is answered after the commit is on disk
+(`synchronous=FULL`). Readers see the last commit (WAL). Deleted bytes are overwritten (`secure_delete`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lightmem_engine.errors import CorruptStore, LightMemError, StoreError
+from lightmem_engine.runtime.failpoints import Failpoints
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+MAX_GROUP = 256
+NUM_READERS = 2
+
+
+class Database:
+    """Open with `Database(path)`, close with `aclose`. Functions handed in must not keep the connection."""
+
+    def __init__(self, path: Path, failpoints: Failpoints | None = None) -> None:
+        self.path = path
+        self._failpoints = failpoints or Failpoints()
+        self._writer = self._connect(read_only=False)
+        self._jobs: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="lightmem-read")
+        self._thread = threading.Thread(target=self._write_loop, name="lightmem-write", daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    async def write(self, work: Work[T]) -> T:
+        """Run `work` in a durable transaction. Its own exceptions undo it and pass through; a failing commit or
+        disk raises `StoreError`, a damaged file `CorruptStore`."""
+        if self._closed:
+            raise StoreError("the database is closed")
+        future: Future[T] = Future()
+        self._jobs.put((work, future))
+        return await asyncio.wrap_future(future)
+
+    async def prepare(self, work: Work[T]) -> T:
+        """Run `work` on the writer's connection outside a transaction: for migrations, before anything else."""
+
+        def run() -> T:
+            try:
+                return work(self._writer)
+            except sqlite3.Error as error:
+                raise translated(error, self.path) from error
+
+        return await asyncio.to_thread(run)
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work` on a read-only connection in another thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    async def aclose(self) -> None:
+        """Finish queued writes, fold the WAL into the file, close."""
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._readers.shutdown(wait=True)
+        for connection in self._connections:
+            connection.close()
+        self._writer.close()
+
+    def _connect(self, *, read_only: bool) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
+            connection.execute("PRAGMA foreign_keys = ON")
+            if read_only:
+                connection.execute("PRAGMA query_only = ON")
+                return connection
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error as error:
+            raise translated(error, self.path) from error
+        return connection
+
+    def _read(self, work: Work[T]) -> T:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect(read_only=True)
+            self._connections.append(connection)
+        try:
+            return work(connection)
+        except sqlite3.Error as error:
+            raise translated(error, self.path) from error
+
+    def _write_loop(self) -> None:
+        while True:
+            group = self._next_group()
+            if group is None:
+                return
+            self._commit(group)
+
+    def _next_group(self) -> list[tuple[Work[Any], Future[Any]]] | None:
+        """The next jobs to commit together; None when the database closes."""
+        first = self._jobs.get()
+        if first is None:
+            return None
+        group = [first]
+        while len(group) < MAX_GROUP:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                self._jobs.put(None)
+                break
+            group.append(job)
+        return group
+
+    def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
+        results: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for work, future in group:
+                if future.set_running_or_notify_cancel():
+                    results.append((future, *self._run(work)))
+            self._failpoints.reach("log.commit")
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            failure = translated(error, self.path)
+            failure.__cause__ = error
+            results = [(future, None, failed or failure) for future, _, failed in results]
+        self._failpoints.reach("ack")
+        for future, result, failed in results:
+            if failed is not None:
+                future.set_exception(failed)
+            else:
+                future.set_result(result)
+
+    def _run(self, work: Work[Any]) -> tuple[Any, BaseException | None]:
+        """One job in its savepoint: its result, or what it raised (and then its changes are undone)."""
+        self._writer.execute("SAVEPOINT work")
+        try:
+            result = work(self._writer)
+        except sqlite3.IntegrityError as error:
+            failure: BaseException = translated(error, self.path)
+            failure.__cause__ = error
+        except LightMemError as error:
+            failure = error
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+            failure = error  # a bug in the job: its caller gets it, its neighbours do not
+        else:
+            self._writer.execute("RELEASE work")
+            return result, None
+        self._writer.execute("ROLLBACK TO work")
+        self._writer.execute("RELEASE work")
+        return None, failure
+
+
+def translated(error: sqlite3.Error, path: Path) -> StoreError:
+    """SQLite's error as ours; the message names the file."""
+    text = str(error)
+    if "malformed" in text or "not a database" in text:
+        return CorruptStore(f"{path}: {text}")
+    return StoreError(f"{path}: {text}")
