@@ -1,7 +1,7 @@
 """Placement of memory, and that it keeps the prompt's prefix under a Qwen chat template."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import jinja2
@@ -68,6 +68,16 @@ def test_multi_part_content_keeps_its_parts() -> None:
     assert "B" in placed[0]["content"][1]["text"]
     assert "H" in placed[1]["content"][0]["text"]
     assert placed[1]["content"][1:] == [image, {"type": "text", "text": "Q"}]
+
+
+def test_the_day_stands_with_the_hits_and_never_in_the_block() -> None:
+    system, asked = place([ASK], block=["B"], hits=["H"], today=date(2023, 6, 9))
+    assert "Today is 9 June 2023.\nH\n" in asked["content"]
+    assert "Today" not in system["content"]
+
+
+def test_a_day_without_hits_injects_nothing() -> None:
+    assert place([ASK], today=date(2023, 6, 9)) == [ASK]
 
 
 @pytest.mark.parametrize("role", ["tool", "assistant"])

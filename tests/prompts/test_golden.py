@@ -42,7 +42,7 @@ HISTORY: list[Mapping[str, Any]] = [
 
 def _chat() -> list[dict[str, Any]]:
     lines = [v1.memory_line(note) for note in NOTES]
-    return v1.place(HISTORY, block=lines[:1], replayed={1: v1.memory_text(lines[:1])}, hits=lines[1:])
+    return v1.place(HISTORY, block=lines[:1], replayed={1: v1.memory_text(lines[:1], MAY)}, hits=lines[1:], today=JUNE)
 
 
 CASES: dict[str, list[dict[str, Any]]] = {
