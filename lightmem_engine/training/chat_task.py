@@ -55,7 +55,9 @@ def chat(draw: Draw) -> Example:
         is_known = rng.random() < 0.75 or not memory.unknown
         key = rng.choice(list(known)) if is_known else rng.choice(memory.unknown)
         asked = ask(draw, key)
-        _say(messages, tasks, asked, ANSWER.format(known[key]) if is_known else UNKNOWN, "chat" if is_known else "refuse")
+        _say(
+            messages, tasks, asked, ANSWER.format(known[key]) if is_known else UNKNOWN, "chat" if is_known else "refuse"
+        )
     return Example(tuple(placed(draw, memory, messages)), tuple(tasks), is_live=rng.random() < 0.7)
 
 

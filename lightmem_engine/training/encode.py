@@ -13,7 +13,7 @@ from lightmem_engine.training.examples import LEVELS, Example
 from lightmem_engine.training.tasks import any_example
 
 THINK = "<think>\n\n</think>\n\n"
-_REPEATED_TOKENS = (6, 40)  # length of a random sequence that is said several times
+_REPEATED_TOKENS = (4, 28)  # length of a random sequence that is said several times
 _POOL = 96  # examples from which batches of similar length are cut
 _EASIER = 0.25  # share of examples from the levels already passed
 
@@ -66,7 +66,7 @@ class Encoder:
     def repeated(self, rng: random.Random) -> Encoded:
         """A random sequence said a few times; all but the first are learned. It teaches to look back and copy."""
         once = [rng.randrange(self.vocab_size) for _ in range(rng.randint(*_REPEATED_TOKENS))]
-        times = rng.randint(2, 4)
+        times = rng.randint(2, 5)
         return Encoded((*once,) * times, ((len(once) + 1, times * len(once), "induction"),))
 
 

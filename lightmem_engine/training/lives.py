@@ -32,9 +32,7 @@ class Person:
         name = "the user" if self.owner == USER else self.owner
         if not self.relation:
             return (
-                {"who": "I", "whose": "my", "whom": "me"}
-                if own
-                else {"who": name, "whose": f"{name}'s", "whom": name}
+                {"who": "I", "whose": "my", "whom": "me"} if own else {"who": name, "whose": f"{name}'s", "whom": name}
             )
         who = f"{'my' if own else name + chr(39) + 's'} {self.relation}"
         return {"who": who, "whose": f"{who}'s", "whom": who}

@@ -2,7 +2,8 @@
 
 In a phrase, `{who}` is the person ("I", "my sister", "Vessa"), `{whose}` the possessive, `{n}` a noun of the
 attribute, `{v}` the value, and `[am|is]` chooses between the first person and the third. The first statement of an
-attribute is the form in which extraction writes the fact.
+attribute is the form in which extraction writes the fact. No phrase opens with a value that is written small: as the
+first word of a sentence it would change its letters.
 """
 
 from __future__ import annotations
@@ -43,7 +44,12 @@ ATTRIBUTES = (
     Attribute(
         "employer",
         "company",
-        ("{who} work[|s] for {v}", "{whose} employer is {v}", "{who} got a job at {v}", "{who} [am|is] employed by {v}"),
+        (
+            "{who} work[|s] for {v}",
+            "{whose} employer is {v}",
+            "{who} got a job at {v}",
+            "{who} [am|is] employed by {v}",
+        ),
         ("Who [do|does] {who} work for?", "Where [do|does] {who} work?", "What is {whose} employer?"),
     ),
     Attribute(
@@ -55,7 +61,7 @@ ATTRIBUTES = (
     Attribute(
         "favourite",
         "thing",
-        ("{whose} favourite {n} is {v}", "the {n} {who} like[|s] best is {v}", "{v} is {whose} favourite {n}"),
+        ("{whose} favourite {n} is {v}", "the {n} {who} like[|s] best is {v}", "there is no {n} like {v} for {whom}"),
         ("What is {whose} favourite {n}?", "Which {n} [do|does] {who} like best?"),
         _nouns("colour,dish,drink,flower,game,sport,animal,snack,fruit,tea,season,dance,instrument,cheese,stone"),
     ),
@@ -97,7 +103,7 @@ ATTRIBUTES = (
     Attribute(
         "allergy",
         "thing",
-        ("{who} [am|is] allergic to {v}", "{who} cannot eat {v}", "{v} gives {whom} a rash"),
+        ("{who} [am|is] allergic to {v}", "{who} cannot eat {v}", "it is {v} that gives {whom} a rash"),
         ("What [am|is] {who} allergic to?", "What can {who} not eat?"),
     ),
     Attribute(
@@ -206,10 +212,32 @@ CHANGES = (
     *("By the way, {s} now.", "{S} now.", "Not any more, now {s}.", "I was wrong, {s}.", "As of today {s}."),
 )
 OPENINGS = (
-    *("Hi there!", "Hey, how are you?", "Good morning.", "Quick note:", "So,", "Guess what!", "You know,", "By the way,"),
-    *("Just so you know,", "I had a long day.", "It has been raining all week.", "Well,", "I forgot to say:", "Listen,"),
+    *(
+        "Hi there!",
+        "Hey, how are you?",
+        "Good morning.",
+        "Quick note:",
+        "So,",
+        "Guess what!",
+        "You know,",
+        "By the way,",
+    ),
+    *(
+        "Just so you know,",
+        "I had a long day.",
+        "It has been raining all week.",
+        "Well,",
+        "I forgot to say:",
+        "Listen,",
+    ),
     *("The weekend was lovely.", "Not much going on here.", "Oh, and", "Something else:", "For your notes:", "Okay,"),
-    *("I just had lunch.", "We talked about it last week.", "I am a bit tired today.", "Work was busy.", "Funny thing:"),
+    *(
+        "I just had lunch.",
+        "We talked about it last week.",
+        "I am a bit tired today.",
+        "Work was busy.",
+        "Funny thing:",
+    ),
 )
 CLOSINGS = (
     *("That is all for now.", "Anyway, thanks!", "Can you believe it?", "It makes me happy.", "What do you think?"),

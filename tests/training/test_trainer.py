@@ -1,0 +1,73 @@
+"""A run is seeded, learns, can be taken up again, and leaves a checkpoint that the engine loads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightmem_engine.errors import ConfigError
+from lightmem_engine.models.qwen import QwenModel
+from lightmem_engine.prompts import v1
+from lightmem_engine.training.trainer import Plan, Progress, Trainer
+
+TINY = Plan(
+    minutes=0.0, hidden=32, layers=1, heads=2, inner=64, context=512, batch_tokens=256, vocabulary=512, bf16=False
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():  # type: ignore[no-untyped-def]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_loss_goes_down(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, TINY)
+    losses = [trainer.step() for _ in range(60)]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_equal_plans_take_equal_steps(tmp_path: Path) -> None:
+    one, two = (Trainer(tmp_path / name, TINY) for name in ("one", "two"))
+    assert [one.step() for _ in range(4)] == [two.step() for _ in range(4)]
+
+
+def test_a_run_goes_on_where_it_was_saved(tmp_path: Path) -> None:
+    first = Trainer(tmp_path, TINY)
+    for _ in range(3):
+        first.step()
+    first.save()
+    again = Trainer(tmp_path, TINY)
+    assert again.progress == first.progress
+    assert all(a.equal(b) for a, b in zip(again.model.parameters(), first.model.parameters(), strict=True))
+
+
+def test_a_folder_with_a_model_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    Trainer(tmp_path, TINY).save()
+    with pytest.raises(ConfigError, match="other sizes"):
+        Trainer(tmp_path, Plan(**{**{f: getattr(TINY, f) for f in TINY.__slots__}, "layers": 2}))
+
+
+def test_the_checkpoint_says_what_it_was_made_from(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, TINY, "abc")
+    trainer.run()
+    record = json.loads((tmp_path / "lightmem.json").read_text("utf-8"))
+    assert (record["prompt_version"], record["data_seed"], record["commit"]) == (v1.VERSION, 1, "abc")
+
+
+async def test_the_engine_loads_the_checkpoint(tmp_path: Path) -> None:
+    Trainer(tmp_path, TINY).save()
+    model = QwenModel.load(str(tmp_path))
+    assert model.max_context == TINY.context
+    await model.aclose()
+
+
+def test_a_level_ends_when_answers_and_refusals_are_exact() -> None:
+    progress = Progress(level_step=100, exact={"chat": 0.9, "refuse": 0.5})
+    assert not progress.advance()
+    progress.exact["refuse"] = 0.9
+    assert progress.advance()
+    assert (progress.level, progress.level_step) == (1, 0)
