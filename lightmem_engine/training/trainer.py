@@ -11,13 +11,14 @@ from typing import Any, TextIO
 
 import torch
 from torch.nn import functional as F
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.prompts import v1
 from lightmem_engine.training import tokenizer as tokenizers
 from lightmem_engine.training.encode import Batch, Encoder, batches
 from lightmem_engine.training.examples import LEVELS
+from lightmem_engine.training.model import begin_as_copier, configuration, optimizers
 
 _STATE = "trainer.pt"
 _LOG = "train.jsonl"
@@ -75,20 +76,32 @@ class Progress:
 
 
 class Trainer:
-    """A run in a folder. An unfinished run in it is resumed; its plan's sizes must be the same."""
+    """A run in a folder. An unfinished run in it is resumed; its plan's sizes must be the same.
 
-    def __init__(self, folder: Path, plan: Plan, commit: str = "unknown") -> None:
+    tokenizer: for a new run; None builds one from the plan's seed.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, commit: str = "unknown", tokenizer: Any = None) -> None:
         self.folder = folder
         self.plan = plan
         self.commit = commit
         self.progress = Progress()
         torch.manual_seed(plan.seed)
         resumed = (folder / _STATE).is_file()
-        self.tokenizer: Any = (
-            AutoTokenizer.from_pretrained(folder) if resumed else tokenizers.build(str(plan.seed), size=plan.vocabulary)
-        )
+        if resumed:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = tokenizer or tokenizers.build(str(plan.seed), size=plan.vocabulary)
         self.encoder = Encoder(self.tokenizer)
-        self.model: Any = Qwen3ForCausalLM(configuration(plan, self.tokenizer))
+        self._config = configuration(
+            self.tokenizer,
+            hidden=plan.hidden,
+            layers=plan.layers,
+            heads=plan.heads,
+            inner=plan.inner,
+            context=plan.context,
+        )
+        self.model: Any = Qwen3ForCausalLM(self._config)
+        begin_as_copier(self.model, plan.heads)
         self._optimizers = optimizers(self.model, plan.rate)
         self._rates = [group["lr"] for optimizer in self._optimizers for group in optimizer.param_groups]
         self._data: Iterator[Batch] | None = None
@@ -154,7 +167,7 @@ class Trainer:
 
     def _resume(self) -> None:
         model: Any = Qwen3ForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
-        mine, theirs = configuration(self.plan, self.tokenizer).to_dict(), model.config.to_dict()
+        mine, theirs = self._config.to_dict(), model.config.to_dict()
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
         if any(mine[size] != theirs[size] for size in sizes):
             raise ConfigError(f"{self.folder} holds a model of other sizes than this plan; choose another folder")
@@ -182,34 +195,6 @@ class Trainer:
         row = {**asdict(self.progress), "seconds": round(self.progress.seconds), "loss": round(loss, 4), "exact": exact}
         log.write(json.dumps(row) + "\n")
         log.flush()
-
-
-def configuration(plan: Plan, tokenizer: Any) -> Any:
-    """A Qwen3 of the plan's sizes with tied embeddings; head_dim is hidden / heads."""
-    return Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=plan.hidden,
-        intermediate_size=plan.inner,
-        num_hidden_layers=plan.layers,
-        num_attention_heads=plan.heads,
-        num_key_value_heads=plan.heads,
-        head_dim=plan.hidden // plan.heads,
-        max_position_embeddings=plan.context,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
-    return [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
 
 
 def learn(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:

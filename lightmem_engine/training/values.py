@@ -19,13 +19,14 @@ Kind = Literal["name", "place", "company", "thing", "title", "number", "money", 
 FIRST_DAY = date(2019, 1, 1)
 NUM_DAYS = 3650  # days after the first on which a session may stand
 _HELD_OUT_OF = 8  # one value in so many is held out
-_ONSETS = tuple("bcdfghjklmnprstvwzxy") + (
+_ONSETS = (
+    *"bcdfghjklmnprstvwzxy",
     *("br", "ch", "cl", "cr", "dr", "fl", "gr", "kl", "pl", "pr", "qu", "sh", "sl", "sp", "st", "th", "tr"),
 )
-_VOWELS = tuple("aeiouaeioy") + ("ai", "ea", "ee", "ie", "oo", "ou", "ia", "au")
-_CODAS = ("",) * 4 + (
-    *("l", "m", "n", "n", "r", "r", "s", "t", "d", "k", "x", "ck", "ld", "ll", "nd", "ng", "nt", "rd", "rk", "rn"),
-    *("rt", "ss", "st", "sh", "th", "lm", "ff"),
+_VOWELS = (*"aeiouaeioy", "ai", "ea", "ee", "ie", "oo", "ou", "ia", "au")
+_CODAS = (
+    *("", "", "", "", "l", "m", "n", "n", "r", "r", "s", "t", "d", "k", "x", "ck", "ld", "ll", "nd", "ng", "nt", "rd"),
+    *("rk", "rn", "rt", "ss", "st", "sh", "th", "lm", "ff"),
 )
 _PLACE_ENDS = ("", "", "ville", "ton", "burg", "ford", "field", " Bay", " Falls", "stadt", " City", "ham", "port")
 _COMPANY_ENDS = ("", "", " Labs", " Bank", " Foods", " Motors", " Systems", " Press", " Clinic", " & Sons", " Studio")

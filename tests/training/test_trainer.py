@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +10,17 @@ import torch
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.models.qwen import QwenModel
 from lightmem_engine.prompts import v1
+from lightmem_engine.training import tokenizer as tokenizers
 from lightmem_engine.training.trainer import Plan, Progress, Trainer
 
 TINY = Plan(
     minutes=0.0, hidden=32, layers=1, heads=2, inner=64, context=512, batch_tokens=256, vocabulary=512, bf16=False
 )
+
+
+@pytest.fixture(scope="module")
+def words() -> Any:
+    return tokenizers.build("1", size=TINY.vocabulary, num_examples=60)
 
 
 @pytest.fixture(autouse=True)
@@ -24,42 +31,42 @@ def one_thread():  # type: ignore[no-untyped-def]
     torch.set_num_threads(threads)
 
 
-def test_the_loss_goes_down(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path, TINY)
+def test_the_loss_goes_down(tmp_path: Path, words: Any) -> None:
+    trainer = Trainer(tmp_path, TINY, tokenizer=words)
     losses = [trainer.step() for _ in range(60)]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
-def test_equal_plans_take_equal_steps(tmp_path: Path) -> None:
-    one, two = (Trainer(tmp_path / name, TINY) for name in ("one", "two"))
+def test_equal_plans_take_equal_steps(tmp_path: Path, words: Any) -> None:
+    one, two = (Trainer(tmp_path / name, TINY, tokenizer=words) for name in ("one", "two"))
     assert [one.step() for _ in range(4)] == [two.step() for _ in range(4)]
 
 
-def test_a_run_goes_on_where_it_was_saved(tmp_path: Path) -> None:
-    first = Trainer(tmp_path, TINY)
+def test_a_run_goes_on_where_it_was_saved(tmp_path: Path, words: Any) -> None:
+    first = Trainer(tmp_path, TINY, tokenizer=words)
     for _ in range(3):
         first.step()
     first.save()
-    again = Trainer(tmp_path, TINY)
+    again = Trainer(tmp_path, TINY, tokenizer=words)
     assert again.progress == first.progress
     assert all(a.equal(b) for a, b in zip(again.model.parameters(), first.model.parameters(), strict=True))
 
 
-def test_a_folder_with_a_model_of_other_sizes_is_refused(tmp_path: Path) -> None:
-    Trainer(tmp_path, TINY).save()
+def test_a_folder_with_a_model_of_other_sizes_is_refused(tmp_path: Path, words: Any) -> None:
+    Trainer(tmp_path, TINY, tokenizer=words).save()
     with pytest.raises(ConfigError, match="other sizes"):
         Trainer(tmp_path, Plan(**{**{f: getattr(TINY, f) for f in TINY.__slots__}, "layers": 2}))
 
 
-def test_the_checkpoint_says_what_it_was_made_from(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path, TINY, "abc")
+def test_the_checkpoint_says_what_it_was_made_from(tmp_path: Path, words: Any) -> None:
+    trainer = Trainer(tmp_path, TINY, "abc", words)
     trainer.run()
     record = json.loads((tmp_path / "lightmem.json").read_text("utf-8"))
     assert (record["prompt_version"], record["data_seed"], record["commit"]) == (v1.VERSION, 1, "abc")
 
 
-async def test_the_engine_loads_the_checkpoint(tmp_path: Path) -> None:
-    Trainer(tmp_path, TINY).save()
+async def test_the_engine_loads_the_checkpoint(tmp_path: Path, words: Any) -> None:
+    Trainer(tmp_path, TINY, tokenizer=words).save()
     model = QwenModel.load(str(tmp_path))
     assert model.max_context == TINY.context
     await model.aclose()
