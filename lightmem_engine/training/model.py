@@ -1,8 +1,9 @@
 """The micro model: its sizes, where its weights begin, and what moves them.
 
 The first weights are those of a model that copies badly rather than not at all. What the tasks need first is
-induction: find what stood before like the present token, and say what followed it. A head that carries each token to
-its successor and heads that match like with like are that circuit; chance needs thousands of steps to find it.
+induction: find what stood before like the present token, and say what followed it. Heads that carry each token to its
+successor, and heads of a later layer that look for a token so carried, are that circuit; it is written down here,
+because on one core chance needs much of the training to find it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from typing import Any
 import torch
 from transformers import Qwen3Config
 
-_CARRY = 0.03  # how strongly a head writes what it reads; embeddings begin at 0.02
-_NUM_PREVIOUS = 3  # heads of the first layer that look one token back
-_SHARP = 6  # rotary pairs, the fastest ones, by which they tell that place from others
-_ROTARY_BASE = 10000.0
+_WEIGHT = 0.02  # standard deviation of all other first weights
+_EMBEDDING = 0.06  # standard deviation of the first embeddings; three times the usual, for logits that tell apart
+_CARRY = 0.06  # how strongly a head writes what it reads
+_SHARPNESS = 6.0  # of the attention of these heads
+_SHARP = 6  # rotary pairs, the fastest, by which a head tells the token before from others
+_SLOW = 6  # rotary pairs before this one turn too fast for matching at a distance
+_ROTARY_BASE = 1e6
+_INDUCTION_LAYERS = (1, 2)
 
 
 def configuration(tokenizer: Any, *, hidden: int, layers: int, heads: int, inner: int, context: int) -> Any:
@@ -30,6 +35,8 @@ def configuration(tokenizer: Any, *, hidden: int, layers: int, heads: int, inner
         head_dim=hidden // heads,
         max_position_embeddings=context,
         tie_word_embeddings=True,
+        initializer_range=_WEIGHT,
+        rope_parameters={"rope_type": "default", "rope_theta": _ROTARY_BASE},
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -37,25 +44,36 @@ def configuration(tokenizer: Any, *, hidden: int, layers: int, heads: int, inner
 
 
 @torch.no_grad()
-def begin_as_copier(model: Any, heads: int) -> None:
-    """Set the attention weights, in place: all heads match like with like and pass on what they read; some heads of
-    the first layer look at the token before. As many key heads as query heads are assumed."""
-    hidden = model.config.hidden_size
-    common = torch.where(torch.rand(hidden) < 0.5, -1.0, 1.0)
+def begin_as_copier(model: Any) -> None:
+    """Set the attention weights of the first layers, in place: the first carries each token to the next place, the
+    following look for a carried token like the present one and write what stands there. As many key heads as query
+    heads are assumed."""
+    layers = model.model.layers
+    head_dim = model.config.head_dim
+    common = torch.where(torch.rand(model.config.hidden_size) < 0.5, -1.0, 1.0)
+    toward = common / common.norm()
+    embeddings = model.model.embed_tokens.weight
+    embeddings.mul_(_EMBEDDING / _WEIGHT)
     # The same vector in every embedding lets a head attend by place alone; in the logits it changes nothing.
-    model.model.embed_tokens.weight += 0.02 * common
-    for layer in model.model.layers:
-        attention = layer.self_attn
-        matching = torch.nn.init.orthogonal_(torch.empty(hidden, hidden))
-        attention.q_proj.weight.copy_(matching)
-        attention.k_proj.weight.copy_(matching)
-        reading = torch.nn.init.orthogonal_(torch.empty(hidden, hidden)) * _CARRY**0.5
-        attention.v_proj.weight.copy_(reading)
-        attention.o_proj.weight.copy_(reading.T)
-    _look_back(model.model.layers[0].self_attn, common, hidden // heads, min(_NUM_PREVIOUS, heads))
+    embeddings.add_(_WEIGHT * common)
+    apart = torch.eye(len(common)) - torch.outer(toward, toward)
+    turn = _rotation(apart) + torch.outer(toward, toward)  # where carried tokens are kept apart from present ones
+    _look_back(layers[0].self_attn, toward, head_dim)
+    _pass_on(layers[0].self_attn, turn @ apart)
+    for index in _INDUCTION_LAYERS:
+        if index < len(layers):
+            attention = layers[index].self_attn
+            _match(attention, apart, turn, head_dim)
+            _pass_on(attention, 2 * apart)
 
 
-def _look_back(attention: Any, common: torch.Tensor, head_dim: int, num_heads: int) -> None:
+def _rotation(apart: torch.Tensor) -> torch.Tensor:
+    """A random rotation of the space that `apart` projects on; zero elsewhere."""
+    basis = torch.linalg.svd(apart)[0][:, :-1]
+    return basis @ torch.nn.init.orthogonal_(torch.empty(basis.shape[1], basis.shape[1])) @ basis.T
+
+
+def _look_back(attention: Any, toward: torch.Tensor, head_dim: int) -> None:
     """Keys turned by one place against queries: the product is largest where the key is one token earlier."""
     half = head_dim // 2
     pairs = torch.arange(min(_SHARP, half))
@@ -63,10 +81,27 @@ def _look_back(attention: Any, common: torch.Tensor, head_dim: int, num_heads: i
     query, key = torch.zeros(head_dim), torch.zeros(head_dim)
     query[pairs] = 1.0
     key[pairs], key[pairs + half] = angles.cos(), angles.sin()
-    toward = common / common.norm()
-    rows = slice(0, num_heads * head_dim)
-    attention.q_proj.weight[rows] = 0.1 * attention.q_proj.weight[rows] + torch.outer(query.repeat(num_heads), toward)
-    attention.k_proj.weight[rows] = 0.1 * attention.k_proj.weight[rows] + torch.outer(key.repeat(num_heads), toward)
+    num_heads = len(toward) // head_dim
+    attention.q_proj.weight.mul_(0.1).add_(torch.outer(query.repeat(num_heads), toward))
+    attention.k_proj.weight.mul_(0.1).add_(torch.outer(key.repeat(num_heads), toward))
+    attention.q_norm.weight.fill_(_SHARPNESS)
+
+
+def _match(attention: Any, apart: torch.Tensor, turn: torch.Tensor, head_dim: int) -> None:
+    """Queries of present tokens against keys of carried ones, in the slow rotary pairs, which hold over distance."""
+    looked_for = torch.nn.init.orthogonal_(torch.empty_like(apart)) @ apart
+    pair = torch.arange(len(apart)) % head_dim % (head_dim // 2)
+    looked_for *= torch.where(pair < min(_SLOW, head_dim // 4), 0.1, 1.0)[:, None]
+    attention.q_proj.weight.copy_(looked_for)
+    attention.k_proj.weight.copy_(looked_for @ turn.T)
+    attention.q_norm.weight.fill_(_SHARPNESS)
+
+
+def _pass_on(attention: Any, through: torch.Tensor) -> None:
+    """All heads together write `through` times what they read."""
+    reading = torch.nn.init.orthogonal_(torch.empty_like(through)) * _CARRY**0.5
+    attention.v_proj.weight.copy_(reading)
+    attention.o_proj.weight.copy_(through @ reading.T)
 
 
 def optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:
@@ -75,5 +110,5 @@ def optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:
     others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
     return [
         torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.AdamW(others, lr=rate / 2, betas=(0.9, 0.98), weight_decay=0.0),
     ]

@@ -45,7 +45,7 @@ class Plan:
     inner: int = 512
     context: int = 4096
     batch_tokens: int = 2048
-    rate: float = 4e-3
+    rate: float = 2e-3
     vocabulary: int = tokenizers.VOCABULARY
     bf16: bool = True
 
@@ -101,7 +101,7 @@ class Trainer:
             context=plan.context,
         )
         self.model: Any = Qwen3ForCausalLM(self._config)
-        begin_as_copier(self.model, plan.heads)
+        begin_as_copier(self.model)
         self._optimizers = optimizers(self.model, plan.rate)
         self._rates = [group["lr"] for optimizer in self._optimizers for group in optimizer.param_groups]
         self._data: Iterator[Batch] | None = None
