@@ -27,7 +27,7 @@ _SAVE_SECONDS = 120.0
 _WARMUP_STEPS = 60
 _DECAY = 0.35  # the last share of the budget, over which the rate falls to a twentieth
 _SMOOTHING = 0.98
-_PASS, _MIN_STEPS = 0.8, 60  # exact answers that end a level, and the fewest steps on one
+_MIN_STEPS = 60  # the fewest on one level
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class Progress:
 
     def advance(self) -> bool:
         """Go to the next level if this one is learned; says whether it did."""
-        wanted = [self.exact.get(task, 0.0) for task in ("chat", "refuse")]
-        if self.level + 1 == len(LEVELS) or self.level_step < _MIN_STEPS or min(wanted) < _PASS:
+        is_last = self.level + 1 == len(LEVELS)
+        if is_last or self.level_step < _MIN_STEPS or self.exact.get("chat", 0.0) < LEVELS[self.level].exact:
             return False
         self.level, self.level_step = self.level + 1, 0
         return True

@@ -11,6 +11,7 @@ from lightmem_engine.errors import ConfigError
 from lightmem_engine.models.qwen import QwenModel
 from lightmem_engine.prompts import v1
 from lightmem_engine.training import tokenizer as tokenizers
+from lightmem_engine.training.examples import LEVELS
 from lightmem_engine.training.trainer import Plan, Progress, Trainer
 
 TINY = Plan(
@@ -72,9 +73,15 @@ async def test_the_engine_loads_the_checkpoint(tmp_path: Path, words: Any) -> No
     await model.aclose()
 
 
-def test_a_level_ends_when_answers_and_refusals_are_exact() -> None:
-    progress = Progress(level_step=100, exact={"chat": 0.9, "refuse": 0.5})
+def test_a_level_ends_when_its_share_of_answers_is_exact() -> None:
+    enough = LEVELS[0].exact
+    progress = Progress(level_step=100, exact={"chat": enough - 0.01})
     assert not progress.advance()
-    progress.exact["refuse"] = 0.9
+    progress.exact["chat"] = enough
     assert progress.advance()
     assert (progress.level, progress.level_step) == (1, 0)
+
+
+def test_the_last_level_does_not_end() -> None:
+    progress = Progress(level=len(LEVELS) - 1, level_step=10_000, exact={"chat": 1.0})
+    assert not progress.advance()
