@@ -1,4 +1,4 @@
-"""Task (a) and (d): answering from notes, saying "I don't know.", the newer note winning; and plain conversation."""
+"""Task (a) and (d): answering from notes, saying what is not known, the newer note winning; and plain conversation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from lightmem_engine.training.small_talk import NOTED, PLAIN, WORLD
 from lightmem_engine.training.values import Values
 
 UNKNOWN = "I don't know."
-ANSWER = "It is {}."  # the value after a space, as in the notes: the same tokens, so copying is all there is to do
 _SYSTEMS = ("You are a helpful assistant.", "Be brief.", "You are a friendly companion.", "Answer in one sentence.")
 
 
@@ -55,9 +54,8 @@ def chat(draw: Draw) -> Example:
         is_known = rng.random() < 0.75 or not memory.unknown
         key = rng.choice(list(known)) if is_known else rng.choice(memory.unknown)
         asked = ask(draw, key)
-        _say(
-            messages, tasks, asked, ANSWER.format(known[key]) if is_known else UNKNOWN, "chat" if is_known else "refuse"
-        )
+        answer = key.answer(f"{known[key]}." if is_known else UNKNOWN)
+        _say(messages, tasks, asked, answer, "chat" if is_known else "refuse")
     return Example(tuple(placed(draw, memory, messages)), tuple(tasks), is_live=rng.random() < 0.7)
 
 
@@ -138,7 +136,7 @@ def plain(draw: Draw) -> Example:
             case _:
                 key = rng.choice(keys)
                 known = key in told
-                answer = ANSWER.format(told[key]) if known else UNKNOWN
+                answer = key.answer(f"{told[key]}." if known else UNKNOWN)
                 _say(messages, tasks, ask(draw, key), answer, "chat" if known else "refuse")
     system = [{"role": "system", "content": rng.choice(_SYSTEMS)}] if rng.random() < 0.5 else []
     return Example((*system, *messages), tuple(tasks), is_live=rng.random() < 0.7)

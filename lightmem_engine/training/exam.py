@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightmem_engine.training.chat_task import ANSWER, UNKNOWN, ask, placed, remember
+from lightmem_engine.training.chat_task import UNKNOWN, ask, placed, remember
 from lightmem_engine.training.examples import Draw, Level
 from lightmem_engine.training.lives import Teller
 from lightmem_engine.training.tasks import example
@@ -40,7 +40,7 @@ def questions(num_lines: int, count: int, *, known: bool, seed: str) -> Iterator
         draw = Draw(random.Random(f"exam {section} {seed} {i}"), "held_out", level)
         memory = remember(draw, Teller(draw.rng, Values(draw.rng, "held_out"), NOISE), num_lines)
         key = draw.rng.choice(list(memory.known) if known else memory.unknown)
-        wanted = ANSWER.format(memory.known[key]) if known else UNKNOWN
+        wanted = key.answer(f"{memory.known[key]}." if known else UNKNOWN)
         messages = placed(draw, memory, [{"role": "user", "content": ask(draw, key)}])
         is_updated = sum(note.key == key for note in memory.notes) > 1
         yield Item(section, tuple(messages), wanted, is_updated=is_updated)

@@ -54,6 +54,13 @@ class Key:
         """A question with a capital and its mark."""
         return _capital(self._fill(self.attribute.ask[form], asker))
 
+    def answer(self, value: str) -> str:
+        """What the assistant says to the user: "Your sister's home: Denver." The topic comes first, so that what the
+        value is looked up by stands right before it."""
+        whose = self.person.forms(USER)["whose"]
+        whose = f"your{whose[2:]}" if whose.startswith("my") and self.person.owner == USER else whose
+        return f"{_capital(whose)} {self.attribute.topic.format(n=self.noun)}: {value}"
+
     def fact(self, value: str) -> str:
         """The sentence in which the fact is kept."""
         return f"{_capital(self.statement(value, None))}."

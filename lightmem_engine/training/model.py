@@ -15,12 +15,12 @@ from transformers import Qwen3Config
 
 _WEIGHT = 0.02  # standard deviation of all other first weights
 _EMBEDDING = 0.06  # standard deviation of the first embeddings; three times the usual, for logits that tell apart
-_CARRY = 0.06  # how strongly a head writes what it reads
-_SHARPNESS = 6.0  # of the attention of these heads
+_CARRY = 0.1  # how strongly a head writes what it reads
+_SHARPNESS = 4.0  # of the attention of these heads
 _SHARP = 6  # rotary pairs, the fastest, by which a head tells the token before from others
 _SLOW = 6  # rotary pairs before this one turn too fast for matching at a distance
 _ROTARY_BASE = 1e6
-_INDUCTION_LAYERS = (1, 2)
+_SHARE = 1
 
 
 def configuration(tokenizer: Any, *, hidden: int, layers: int, heads: int, inner: int, context: int) -> Any:
@@ -45,8 +45,8 @@ def configuration(tokenizer: Any, *, hidden: int, layers: int, heads: int, inner
 
 @torch.no_grad()
 def begin_as_copier(model: Any) -> None:
-    """Set the attention weights of the first layers, in place: the first carries each token to the next place, the
-    following look for a carried token like the present one and write what stands there. As many key heads as query
+    """Set the attention weights of the first two layers, in place: the first carries each token to the next place, the
+    second looks for a carried token like the present one and writes what stands there. As many key heads as query
     heads are assumed."""
     layers = model.model.layers
     head_dim = model.config.head_dim
@@ -60,11 +60,9 @@ def begin_as_copier(model: Any) -> None:
     turn = _rotation(apart) + torch.outer(toward, toward)  # where carried tokens are kept apart from present ones
     _look_back(layers[0].self_attn, toward, head_dim)
     _pass_on(layers[0].self_attn, turn @ apart)
-    for index in _INDUCTION_LAYERS:
-        if index < len(layers):
-            attention = layers[index].self_attn
-            _match(attention, apart, turn, head_dim)
-            _pass_on(attention, 2 * apart)
+    if len(layers) > 1:
+        _match(layers[1].self_attn, apart, turn, head_dim)
+        _pass_on(layers[1].self_attn, 2 * apart)
 
 
 def _rotation(apart: torch.Tensor) -> torch.Tensor:
@@ -82,8 +80,8 @@ def _look_back(attention: Any, toward: torch.Tensor, head_dim: int) -> None:
     query[pairs] = 1.0
     key[pairs], key[pairs + half] = angles.cos(), angles.sin()
     num_heads = len(toward) // head_dim
-    attention.q_proj.weight.mul_(0.1).add_(torch.outer(query.repeat(num_heads), toward))
-    attention.k_proj.weight.mul_(0.1).add_(torch.outer(key.repeat(num_heads), toward))
+    for weight, place in ((attention.q_proj.weight, query), (attention.k_proj.weight, key)):
+        weight.mul_(0.1).add_(torch.outer(place.repeat(num_heads), toward))
     attention.q_norm.weight.fill_(_SHARPNESS)
 
 

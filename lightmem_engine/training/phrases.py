@@ -15,9 +15,12 @@ from lightmem_engine.training.values import Kind
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One thing that can be said of a person. `nouns`, if any, multiply it: each is an attribute of its own."""
+    """One thing that can be said of a person. `nouns`, if any, multiply it: each is an attribute of its own.
 
-    name: str
+    topic: what an answer calls it, after the possessive.
+    """
+
+    topic: str
     kind: Kind
     say: tuple[str, ...]
     ask: tuple[str, ...]
@@ -59,42 +62,42 @@ ATTRIBUTES = (
         ("What is {whose} job?", "What [do|does] {who} work as?", "What is {whose} profession?"),
     ),
     Attribute(
-        "favourite",
+        "favourite {n}",
         "thing",
         ("{whose} favourite {n} is {v}", "the {n} {who} like[|s] best is {v}", "there is no {n} like {v} for {whom}"),
         ("What is {whose} favourite {n}?", "Which {n} [do|does] {who} like best?"),
         _nouns("colour,dish,drink,flower,game,sport,animal,snack,fruit,tea,season,dance,instrument,cheese,stone"),
     ),
     Attribute(
-        "favourite title",
+        "favourite {n}",
         "title",
         ("{whose} favourite {n} is {v}", "the {n} {who} love[|s] most is {v}", "{v} is {whose} favourite {n}"),
         ("What is {whose} favourite {n}?", "Which {n} [do|does] {who} love most?"),
         _nouns("film,book,band,song,restaurant,cafe,painter,team,writer,museum,series"),
     ),
     Attribute(
-        "pet",
+        "{n}",
         "name",
         ("{whose} {n} is called {v}", "{whose} {n} is named {v}", "{who} named {whose} {n} {v}", "{v} is {whose} {n}"),
         ("What is {whose} {n} called?", "What is the name of {whose} {n}?"),
         _nouns("dog,cat,horse,parrot,rabbit,hamster,turtle,goat,pony,canary"),
     ),
     Attribute(
-        "helper",
+        "{n}",
         "name",
         ("{whose} {n} is {v}", "{whose} {n} is called {v}", "{who} [have|has] a {n} called {v}"),
         ("Who is {whose} {n}?", "What is the name of {whose} {n}?"),
         _nouns("doctor,dentist,teacher,lawyer,coach,landlord,manager,hairdresser,therapist,tutor,vet,mentor"),
     ),
     Attribute(
-        "code",
+        "{n}",
         "code",
         ("{whose} {n} is {v}", "{v} is {whose} {n}", "{who} set {whose} {n} to {v}"),
         ("What is {whose} {n}?", "Can you tell me {whose} {n}?"),
         _nouns("door code,locker number,bike lock code,customer number,booking code,flight number,member number,PIN"),
     ),
     Attribute(
-        "phone",
+        "{n}",
         "number",
         ("{whose} {n} is {v}", "{who} [have|has] {n} {v}", "it is {v}, {whose} {n}"),
         ("What is {whose} {n}?", "Which {n} [do|does] {who} have?"),
@@ -119,21 +122,21 @@ ATTRIBUTES = (
         ("What car [do|does] {who} drive?", "What is {whose} car?"),
     ),
     Attribute(
-        "price",
+        "{n}",
         "money",
         ("{who} paid {v} for the {n}", "{whose} new {n} cost {v}", "{who} bought a {n} for {v}"),
         ("How much did {who} pay for the {n}?", "What did {whose} {n} cost?"),
         _nouns("lamp,bike,sofa,phone,jacket,desk,camera,watch,tent,guitar,oven,carpet,mirror,kettle"),
     ),
     Attribute(
-        "visit",
+        "visit to the {n}",
         "recent",
         ("{who} went to the {n} on {v}", "{who} [was|was] at the {n} on {v}", "{who} visited the {n} {when}"),
         ("When did {who} go to the {n}?", "On which day did {who} go to the {n}?"),
         _nouns("dentist,concert,zoo,museum,lake,theatre,market,hospital,wedding,beach,opera,fair,castle"),
     ),
     Attribute(
-        "plan",
+        "{n}",
         "date",
         ("{whose} {n} is on {v}", "{who} [have|has] a {n} on {v}", "{whose} {n} is planned for {v}"),
         ("When is {whose} {n}?", "What is the date of {whose} {n}?"),
@@ -146,14 +149,14 @@ ATTRIBUTES = (
         ("When is {whose} birthday?", "What day is {whose} birthday?"),
     ),
     Attribute(
-        "appointment",
+        "{n}",
         "time",
         ("{whose} {n} is at {v}", "{whose} {n} starts at {v}", "{who} must be at the {n} at {v}"),
         ("What time is {whose} {n}?", "At what time does {whose} {n} start?"),
         _nouns("yoga class,choir practice,team meeting,piano lesson,night shift,swimming course,book club,train"),
     ),
     Attribute(
-        "learning",
+        "subject of study",
         "thing",
         ("{who} [am|is] learning {v}", "{who} take[|s] lessons in {v}", "{who} started to study {v}"),
         ("What [am|is] {who} learning?", "What [do|does] {who} study?"),
@@ -177,20 +180,20 @@ ATTRIBUTES = (
         ("What is {whose} street?", "Which street [do|does] {who} live on?"),
     ),
     Attribute(
-        "friend",
+        "{n}",
         "name",
         ("{whose} {n} is {v}", "{who} [have|has] a {n} named {v}", "{v} is {whose} {n}"),
         ("What is the name of {whose} {n}?", "Who is {whose} {n}?"),
         _nouns("best friend,neighbour,roommate,godchild,dance partner,study partner,business partner,penfriend"),
     ),
     Attribute(
-        "travel",
+        "next trip",
         "place",
         ("{who} want[|s] to travel to {v}", "{who} [am|is] planning a holiday in {v}", "{whose} next trip goes to {v}"),
         ("Where [do|does] {who} want to travel?", "Where does {whose} next trip go?"),
     ),
     Attribute(
-        "gift",
+        "present",
         "thing",
         ("{who} got a {v} as a present", "someone gave {whom} a {v} for the holidays", "{whose} present was a {v}"),
         ("What present did {who} get?", "What was {whose} present?"),
