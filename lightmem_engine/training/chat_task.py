@@ -40,6 +40,7 @@ def chat(draw: Draw) -> Example:
     messages: list[dict[str, Any]] = []
     tasks: list[Task] = []
     known = memory.known
+    asked_about: set[Key] = set()
     for _ in range(draw.between(draw.level.questions)):
         if memory.unknown and rng.random() < 0.08 * (1 + draw.level.noise):  # told in this conversation
             corrects = rng.random() < 0.3
@@ -51,8 +52,10 @@ def chat(draw: Draw) -> Example:
         if rng.random() < 0.04:
             _say(messages, tasks, *rng.choice(PLAIN), "plain")
             continue
+        open_keys = [key for key in known if key not in asked_about] or list(known)
         is_known = rng.random() < 0.75 or not memory.unknown
-        key = rng.choice(list(known)) if is_known else rng.choice(memory.unknown)
+        key = rng.choice(open_keys if is_known else memory.unknown)
+        asked_about.add(key)
         asked = ask(draw, key)
         answer = key.answer(f"{known[key]}." if is_known else UNKNOWN)
         _say(messages, tasks, asked, answer, "chat" if is_known else "refuse")

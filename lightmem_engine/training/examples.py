@@ -44,8 +44,8 @@ class Level:
 
 LEVELS = (
     Level((1, 2), (1, 2), 0.0, 0.0, {"induction": 0.4, "chat": 0.6}, exact=0.5),
-    Level((2, 5), (4, 8), 0.0, 0.0, {"chat": 0.95, "plain": 0.05}, exact=0.8),
-    Level((2, 8), (3, 6), 0.4, 0.2, {"chat": 0.7, "plain": 0.05, "decide": 0.15, "extract": 0.1}),
+    Level((2, 5), (3, 6), 0.0, 0.0, {"chat": 0.95, "plain": 0.05}, exact=0.8),
+    Level((2, 8), (3, 6), 0.4, 0.2, {"chat": 0.75, "plain": 0.05, "decide": 0.15, "extract": 0.05}),
     Level((3, 14), (4, 8), 0.7, 0.25, {"chat": 0.6, "plain": 0.05, "decide": 0.2, "extract": 0.15}, (2, 6), (2, 6)),
     Level((4, 22), (4, 8), 0.8, 0.25, {"chat": 0.55, "plain": 0.05, "decide": 0.2, "extract": 0.2}, (2, 8), (3, 10)),
 )

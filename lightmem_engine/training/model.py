@@ -20,7 +20,6 @@ _SHARPNESS = 4.0  # of the attention of these heads
 _SHARP = 6  # rotary pairs, the fastest, by which a head tells the token before from others
 _SLOW = 6  # rotary pairs before this one turn too fast for matching at a distance
 _ROTARY_BASE = 1e6
-_SHARE = 1
 
 
 def configuration(tokenizer: Any, *, hidden: int, layers: int, heads: int, inner: int, context: int) -> Any:
@@ -68,7 +67,8 @@ def begin_as_copier(model: Any) -> None:
 def _rotation(apart: torch.Tensor) -> torch.Tensor:
     """A random rotation of the space that `apart` projects on; zero elsewhere."""
     basis = torch.linalg.svd(apart)[0][:, :-1]
-    return basis @ torch.nn.init.orthogonal_(torch.empty(basis.shape[1], basis.shape[1])) @ basis.T
+    turned: torch.Tensor = torch.nn.init.orthogonal_(torch.empty(basis.shape[1], basis.shape[1]))
+    return basis @ turned @ basis.T
 
 
 def _look_back(attention: Any, toward: torch.Tensor, head_dim: int) -> None:

@@ -3,7 +3,8 @@
 In a phrase, `{who}` is the person ("I", "my sister", "Vessa"), `{whose}` the possessive, `{n}` a noun of the
 attribute, `{v}` the value, and `[am|is]` chooses between the first person and the third. The first statement of an
 attribute is the form in which extraction writes the fact. No phrase opens with a value that is written small: as the
-first word of a sentence it would change its letters.
+first word of a sentence it would change its letters. In none does the value come before what it is the value of: a
+model this small reads forwards, and would have to look twice.
 """
 
 from __future__ import annotations
@@ -64,21 +65,26 @@ ATTRIBUTES = (
     Attribute(
         "favourite {n}",
         "thing",
-        ("{whose} favourite {n} is {v}", "the {n} {who} like[|s] best is {v}", "there is no {n} like {v} for {whom}"),
+        ("{whose} favourite {n} is {v}", "the {n} {who} like[|s] best is {v}", "as {n} {who} prefer[|s] {v}"),
         ("What is {whose} favourite {n}?", "Which {n} [do|does] {who} like best?"),
         _nouns("colour,dish,drink,flower,game,sport,animal,snack,fruit,tea,season,dance,instrument,cheese,stone"),
     ),
     Attribute(
         "favourite {n}",
         "title",
-        ("{whose} favourite {n} is {v}", "the {n} {who} love[|s] most is {v}", "{v} is {whose} favourite {n}"),
+        ("{whose} favourite {n} is {v}", "the {n} {who} love[|s] most is {v}", "no other {n} pleases {whom} like {v}"),
         ("What is {whose} favourite {n}?", "Which {n} [do|does] {who} love most?"),
         _nouns("film,book,band,song,restaurant,cafe,painter,team,writer,museum,series"),
     ),
     Attribute(
         "{n}",
         "name",
-        ("{whose} {n} is called {v}", "{whose} {n} is named {v}", "{who} named {whose} {n} {v}", "{v} is {whose} {n}"),
+        (
+            "{whose} {n} is called {v}",
+            "{whose} {n} is named {v}",
+            "{who} named {whose} {n} {v}",
+            "the name of {whose} {n} is {v}",
+        ),
         ("What is {whose} {n} called?", "What is the name of {whose} {n}?"),
         _nouns("dog,cat,horse,parrot,rabbit,hamster,turtle,goat,pony,canary"),
     ),
@@ -92,21 +98,21 @@ ATTRIBUTES = (
     Attribute(
         "{n}",
         "code",
-        ("{whose} {n} is {v}", "{v} is {whose} {n}", "{who} set {whose} {n} to {v}"),
+        ("{whose} {n} is {v}", "for {whose} {n} it says {v}", "{who} wrote down {whose} {n}: {v}"),
         ("What is {whose} {n}?", "Can you tell me {whose} {n}?"),
         _nouns("door code,locker number,bike lock code,customer number,booking code,flight number,member number,PIN"),
     ),
     Attribute(
         "{n}",
         "number",
-        ("{whose} {n} is {v}", "{who} [have|has] {n} {v}", "it is {v}, {whose} {n}"),
+        ("{whose} {n} is {v}", "{who} [have|has] {n} {v}", "for {whose} {n} they gave {v}"),
         ("What is {whose} {n}?", "Which {n} [do|does] {who} have?"),
         _nouns("extension,house number,room number,seat number,shoe size,desk number,bus number"),
     ),
     Attribute(
         "allergy",
         "thing",
-        ("{who} [am|is] allergic to {v}", "{who} cannot eat {v}", "it is {v} that gives {whom} a rash"),
+        ("{who} [am|is] allergic to {v}", "{who} cannot eat {v}", "doctors told {whom} to avoid {v}"),
         ("What [am|is] {who} allergic to?", "What can {who} not eat?"),
     ),
     Attribute(
@@ -124,7 +130,7 @@ ATTRIBUTES = (
     Attribute(
         "{n}",
         "money",
-        ("{who} paid {v} for the {n}", "{whose} new {n} cost {v}", "{who} bought a {n} for {v}"),
+        ("{whose} new {n} cost {v}", "for the {n} {who} paid {v}", "the {n} {who} bought was {v}"),
         ("How much did {who} pay for the {n}?", "What did {whose} {n} cost?"),
         _nouns("lamp,bike,sofa,phone,jacket,desk,camera,watch,tent,guitar,oven,carpet,mirror,kettle"),
     ),
@@ -164,7 +170,7 @@ ATTRIBUTES = (
     Attribute(
         "hobby",
         "thing",
-        ("{who} collect[|s] {v}", "{who} [have|has] a collection of {v}", "collecting {v} is {whose} hobby"),
+        ("{who} collect[|s] {v}", "{who} [have|has] a collection of {v}", "{whose} hobby is collecting {v}"),
         ("What [do|does] {who} collect?", "What is {whose} hobby?"),
     ),
     Attribute(
@@ -182,7 +188,7 @@ ATTRIBUTES = (
     Attribute(
         "{n}",
         "name",
-        ("{whose} {n} is {v}", "{who} [have|has] a {n} named {v}", "{v} is {whose} {n}"),
+        ("{whose} {n} is {v}", "{who} [have|has] a {n} named {v}", "the name of {whose} {n} is {v}"),
         ("What is the name of {whose} {n}?", "Who is {whose} {n}?"),
         _nouns("best friend,neighbour,roommate,godchild,dance partner,study partner,business partner,penfriend"),
     ),
@@ -195,7 +201,7 @@ ATTRIBUTES = (
     Attribute(
         "present",
         "thing",
-        ("{who} got a {v} as a present", "someone gave {whom} a {v} for the holidays", "{whose} present was a {v}"),
+        ("{whose} present was a {v}", "someone gave {whom} a {v} for the holidays", "the present {who} got was a {v}"),
         ("What present did {who} get?", "What was {whose} present?"),
     ),
     Attribute(

@@ -23,7 +23,7 @@ from lightmem_engine.training.model import begin_as_copier, configuration, optim
 _STATE = "trainer.pt"
 _LOG = "train.jsonl"
 _LOG_EVERY = 25  # steps
-_SAVE_SECONDS = 120.0
+_SAVE_SECONDS = 60.0
 _WARMUP_STEPS = 60
 _DECAY = 0.35  # the last share of the budget, over which the rate falls to a twentieth
 _SMOOTHING = 0.98
