@@ -68,7 +68,8 @@ def _rotation(apart: torch.Tensor) -> torch.Tensor:
     """A random rotation of the space that `apart` projects on; zero elsewhere."""
     basis = torch.linalg.svd(apart)[0][:, :-1]
     turned: torch.Tensor = torch.nn.init.orthogonal_(torch.empty(basis.shape[1], basis.shape[1]))
-    return basis @ turned @ basis.T
+    rotation: torch.Tensor = basis @ turned @ basis.T
+    return rotation
 
 
 def _look_back(attention: Any, toward: torch.Tensor, head_dim: int) -> None:
