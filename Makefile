@@ -53,7 +53,7 @@ serve: $(VENV)/.installed ## serve on 127.0.0.1:8000 (MODEL=, HOST=, PORT=, ARGS
 	$(BIN)/lightmem-engine serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 demo: $(VENV)/.installed-test ## tell facts, kill the server, ask again
-	$(BIN)/python bench/demo.py
+	$(BIN)/python -m bench.demo
 
 test: $(VENV)/.installed-test ## every test this machine can run; what is skipped is named
 	$(BIN)/python -m pytest -rs $(ARGS)

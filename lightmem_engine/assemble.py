@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from lightmem_engine.protocols import Clock, Embedder, LanguageModel, TokenClass
 from lightmem_engine.runtime.admission import Admission, AdmittedModel
 from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
-from lightmem_engine.runtime.device import Device, choose
+from lightmem_engine.runtime.device import Device, choose, give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
-from lightmem_engine.sensory.memory import SensoryMemory
+from lightmem_engine.sensory.memory import SensoryMemory, spoken
 from lightmem_engine.short_term.extract import Extraction, Extractor
 from lightmem_engine.short_term.extractive import drafts
 from lightmem_engine.stores.lock import DirectoryLock
@@ -35,7 +36,8 @@ from lightmem_engine.stores.user_index import UserIndex
 from lightmem_engine.types import Priority, Segment, Vectors, Window
 
 CLASSIFY, EMBED = "classify", "embed"
-SPECIAL_TOKENS = 2  # around every window
+# A search waits for at most one background batch, a quarter of this: about .2 s of MiniLM on two CPU cores.
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,18 @@ class Encoders:
 
 def load_encoders(config: EngineConfig) -> Encoders:
     """Classifier and embedder, sharing one set of weights where they are the same checkpoint."""
+    from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
+
+    if config.embedder.stub and config.classifier.source == "stub":
+        idle = Device("cpu", "float32", "stub encoders need no device")
+        return Encoders(StubClassifier(config.classifier.window_tokens), StubEmbedder(), idle)
+    device = choose(config.device)  # before anything else imports torch
     import torch
 
     from lightmem_engine.models.checkpoint import locate
     from lightmem_engine.models.encoder import Encoder, SentenceEmbedder
     from lightmem_engine.models.packaged import packaged_minilm
-    from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
 
-    device = choose(config.device)
     dtype = getattr(torch, device.dtype)
     sentence: Encoder | None = None
     if not (config.embedder.stub and config.classifier.source != "saliency"):
@@ -100,7 +106,13 @@ def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
         case "remote":
             from lightmem_engine.models.remote import RemoteModel
 
-            return RemoteModel(lm.url, lm.model, api_key=lm.api_key, timeout_seconds=lm.timeout_seconds)
+            return RemoteModel(
+                lm.url,
+                lm.model,
+                api_key=lm.api_key,
+                timeout_seconds=lm.timeout_seconds,
+                template_options={"enable_thinking": False} if lm.disable_thinking else None,
+            )
         case "qwen":
             from lightmem_engine.models.qwen import QwenModel
 
@@ -132,6 +144,26 @@ class ModelCalls:
         return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """The sensory stage alone, without a data directory: for measurements."""
+
+    sensory: SensoryMemory
+    calls: ModelCalls
+
+
+@asynccontextmanager
+async def open_workbench(config: EngineConfig) -> AsyncIterator[Workbench]:
+    """The models of `config` on a worker of their own."""
+    encoders = await asyncio.to_thread(load_encoders, config)
+    worker = _worker(config, encoders)
+    calls = ModelCalls(worker, Priority.FOREGROUND)
+    try:
+        yield Workbench(_sensory(config, encoders, calls), calls)
+    finally:
+        await asyncio.to_thread(worker.close)
+
+
 async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine:
     """Open the data directory, load the models, take up unfinished work.
 
@@ -144,22 +176,22 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     try:
         encoders = await asyncio.to_thread(load_encoders, config)
         lm = await asyncio.to_thread(load_lm, config, encoders.device)
-        db = await MemoryDB.open(directory / "memory.db", failpoints)
+        db = await _open_db(directory / "memory.db", encoders.embedder.name, failpoints)
     except BaseException:
         lock.release()
         raise
-    worker = DeviceWorker(config.runtime.batch_tokens, config.runtime.max_queued_tokens)
-    worker.add_lane(CLASSIFY, encoders.classifier.score)
-    worker.add_lane(EMBED, encoders.embedder.encode)
+    worker = _worker(config, encoders)
     admission = Admission(config.runtime.max_background)
     pipeline = _pipeline(config, db, encoders, lm, worker, admission, clock, failpoints)
+    calls = ModelCalls(worker, Priority.FOREGROUND)
     long_term = LongTermMemory(
         feed=db,
-        make_index=UserIndex,
-        embed=ModelCalls(worker, Priority.FOREGROUND).embed,
+        make_index=lambda: UserIndex(encoders.embedder.dim, encoders.device.kind),
+        embed=calls.embed,
         config=config,
         clock=clock,
         render=prompts.memory_line,
+        spoken=spoken,
     )
     await pipeline.start()
     return LocalEngine(
@@ -168,10 +200,41 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         pipeline=pipeline,
         long_term=long_term,
         lm=lm,
+        embed=calls.embed,
         worker=worker,
         admission=admission,
         clock=clock,
         release=lock.release,
+    )
+
+
+async def _open_db(path: Path, embed_model: str, failpoints: Failpoints) -> MemoryDB:
+    db = await MemoryDB.open(path, failpoints)
+    try:
+        await db.bind_embedder(embed_model)
+    except BaseException:
+        await db.aclose()
+        raise
+    return db
+
+
+def _worker(config: EngineConfig, encoders: Encoders) -> DeviceWorker:
+    batch_tokens = config.runtime.batch_tokens or BATCH_TOKENS[encoders.device.kind]
+    worker = DeviceWorker(batch_tokens, config.runtime.max_queued_tokens, tidy=give_back_memory)
+    worker.add_lane(CLASSIFY, encoders.classifier.score)
+    worker.add_lane(EMBED, encoders.embedder.encode)
+    return worker
+
+
+def _sensory(config: EngineConfig, encoders: Encoders, calls: ModelCalls) -> SensoryMemory:
+    return SensoryMemory(
+        classify=calls.classify,
+        embed=calls.embed,
+        count=encoders.classifier.count,
+        window_tokens=min(config.classifier.window_tokens, encoders.classifier.max_tokens),
+        compress=config.compress,
+        max_words=config.extract.max_words,
+        attend="users" if config.segment.mode == "paper" else "turns",
     )
 
 
@@ -190,15 +253,7 @@ def _pipeline(
     runtime = config.runtime
     retry = Retry(runtime.max_attempts, runtime.backoff_seconds, on_wait=lambda error: pipelines[0].waiting(error))
     calls = ModelCalls(worker, Priority.INGEST)
-    sensory = SensoryMemory(
-        classify=calls.classify,
-        embed=calls.embed,
-        count=encoders.classifier.count,
-        window_tokens=min(config.classifier.window_tokens, encoders.classifier.max_tokens) - SPECIAL_TOKENS,
-        compress=config.compress,
-        max_words=config.extract.max_words,
-    )
-    sense = SenseStage(db, sensory, config.segment, retry, clock, failpoints)
+    sense = SenseStage(db, _sensory(config, encoders, calls), config.segment, retry, clock, failpoints)
     extract = ExtractStage(
         db,
         _extractor(config, lm, admission),
@@ -220,7 +275,8 @@ def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) ->
     if mode == "extractive":
 
         async def extractive(segments: Sequence[Segment]) -> Extraction:
-            return Extraction(tuple(draft for segment in segments for draft in drafts(segment)))
+            found = await asyncio.to_thread(lambda: tuple(draft for segment in segments for draft in drafts(segment)))
+            return Extraction(found)
 
         return extractive
     extractor = Extractor(AdmittedModel(lm, admission), max_tokens=config.extract.max_tokens)

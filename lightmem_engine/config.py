@@ -49,7 +49,9 @@ class ClassifierConfig:
         "saliency", "who scores words: rarity and attention of the embedder, or an LLMLingua-2 checkpoint"
     )
     model: str = option("", "LLMLingua-2 checkpoint, a path or a hub name (source = llmlingua)")
-    layers: tuple[int, ...] = option((), "layers whose attention is read; empty takes the last third")
+    layers: tuple[int, ...] = option(
+        (), "layers whose attention is read; empty takes the last third (saliency: the first layer of it)"
+    )
     window_tokens: int = option(512, "token budget of one window, both roles counted")
 
     def __post_init__(self) -> None:
@@ -80,7 +82,7 @@ class SegmentConfig:
         "code", "segment.mode = paper: attention peak k cuts before turn k (code) or k + 1 (paper)"
     )
     lookahead: int = option(4, "units of dialogue read past a gap before it is decided")
-    max_tokens: int = option(2048, "compressed tokens after which a segment ends even without a change of topic")
+    max_tokens: int = option(16384, "compressed tokens after which a segment ends even without a change of topic")
 
     def __post_init__(self) -> None:
         check(self.lookahead >= 1, "segment.lookahead must be at least 1")
@@ -102,6 +104,9 @@ class LmConfig:
     url: str = option("", "base URL of an OpenAI-compatible server, ending in /v1")
     api_key: str = option("", "bearer key for lm.url", secret=True)
     timeout_seconds: float = option(120.0, "longest wait for one answer of lm.url")
+    disable_thinking: bool = option(
+        False, "send chat_template_kwargs.enable_thinking = false to lm.url, which vLLM understands"
+    )
     cache_bytes: int = option(256 * 1024 * 1024, "memory for prefix caches of the in-process model")
 
     def __post_init__(self) -> None:
@@ -165,7 +170,10 @@ class MemoryConfig:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
-    batch_tokens: int = option(16384, "most tokens in one foreground batch of a model")
+    batch_tokens: int = option(
+        0,
+        "most tokens in one foreground batch of a model, four times a background one's; 0: 4096 (CPU) or 65536",
+    )
     max_queued_tokens: int = option(4_000_000, "work a device may have waiting before it refuses more")
     max_background: int = option(4, "background language-model calls in flight")
     max_attempts: int = option(3, "tries before a failing batch is split, and before a single item is parked")
@@ -174,8 +182,8 @@ class RuntimeConfig:
     failpoint: str = option("", "crash tests: name:n kills the process at the n-th pass of a named place")
 
     def __post_init__(self) -> None:
-        check(self.batch_tokens >= 512, "runtime.batch_tokens must be at least 512")
-        check(self.max_queued_tokens >= self.batch_tokens, "runtime.max_queued_tokens is below one batch")
+        check(self.batch_tokens == 0 or self.batch_tokens >= 512, "runtime.batch_tokens must be 0 or at least 512")
+        check(self.max_queued_tokens >= max(512, self.batch_tokens), "runtime.max_queued_tokens is below one batch")
         check(self.max_background >= 1, "runtime.max_background must be at least 1")
         check(self.max_attempts >= 1, "runtime.max_attempts must be at least 1")
         check(self.backoff_seconds > 0, "runtime.backoff_seconds must be above 0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
@@ -15,18 +15,30 @@ from lightmem_engine.chat.turn import ChatTurns
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import InvalidInput
 from lightmem_engine.long_term.memory import LongTermMemory
-from lightmem_engine.pipeline.pipeline import Pipeline
 from lightmem_engine.protocols import Clock, LanguageModel
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import DeviceWorker
-from lightmem_engine.sensory.normalize import normalize
-from lightmem_engine.types import Delta, Hit, Message, OpenTurn, Priority, Prompt, Sampling, Scope, TurnOptions
+from lightmem_engine.sensory.normalize import by_day, normalize
+from lightmem_engine.types import (
+    Delta,
+    Hit,
+    Message,
+    OpenTurn,
+    Priority,
+    Prompt,
+    Sampling,
+    Scope,
+    TurnDraft,
+    TurnOptions,
+    Vectors,
+)
 
 if TYPE_CHECKING:
+    from lightmem_engine.pipeline.pipeline import Pipeline
     from lightmem_engine.stores.memory_db import MemoryDB
 
-DEFAULT_SESSION = "default"
 MAX_NAME = 256
+Part = tuple[str, Callable[[datetime | None], list[TurnDraft]]]  # a session, and what makes its messages drafts
 
 
 class LocalEngine:
@@ -40,6 +52,7 @@ class LocalEngine:
         pipeline: Pipeline,
         long_term: LongTermMemory,
         lm: LanguageModel,
+        embed: Callable[[Sequence[str]], Awaitable[Vectors]],
         worker: DeviceWorker,
         admission: Admission,
         clock: Clock,
@@ -47,6 +60,7 @@ class LocalEngine:
     ) -> None:
         self.config = config
         self.lm = lm
+        self.embed = embed
         self._db = db
         self._pipeline = pipeline
         self._long_term = long_term
@@ -55,7 +69,9 @@ class LocalEngine:
         self._clock = clock
         self._release = release
         self._zone = ZoneInfo(config.memory.timezone)
-        self._chat_turns = ChatTurns(config.chat, self.search, self.add, db.contents)
+        self._chat_turns = ChatTurns(
+            config.chat, self.search, self.add, db.contents, today=lambda: clock.now().astimezone(self._zone).date()
+        )
 
     async def add(
         self,
@@ -69,19 +85,30 @@ class LocalEngine:
     ) -> list[str]:
         """Log messages; returns their ids once they are on disk. With `wait`, once they are long-term memory.
 
+        Without a session, each day is one, so that an older conversation told later keeps its own times.
+
         Raises `InvalidInput`, `Conflict` (a known id with other content), `StoreError`; then nothing is stored.
         """
         check_scope(scope)
-        session = check_name("session_id", session) if session is not None else DEFAULT_SESSION
         if not messages:
             raise InvalidInput("messages is empty")
         now = self._clock.now()
-        prepare = partial(_normalize, messages, metadata=metadata or {}, timestamp=timestamp, zone=self._zone, now=now)
-        ids, fresh = await self._db.append(scope, session, prepare, now)
-        if fresh:
-            self._pipeline.wake(scope, session)
+        if session is None:
+            sessions = by_day(messages, timestamp=timestamp, zone=self._zone, now=now)
+        else:
+            sessions = [(check_name("session_id", session), list(messages))]
+        options: dict[str, Any] = {"metadata": metadata or {}, "timestamp": timestamp, "zone": self._zone, "now": now}
+        parts = [(name, partial(_normalize, part, **options)) for name, part in sessions]
+        # Shielded: a caller that goes away must not leave logged messages without anybody who knows of them.
+        ids = await asyncio.shield(asyncio.ensure_future(self._append(scope, parts, now)))
         if wait:
             await self._pipeline.flush(scope)
+        return ids
+
+    async def _append(self, scope: Scope, parts: Sequence[Part], now: datetime) -> list[str]:
+        ids, fresh = await self._db.append(scope, parts, now)
+        for session in fresh:
+            self._pipeline.wake(scope, session)
         return ids
 
     async def search(
@@ -100,6 +127,16 @@ class LocalEngine:
             return await self._long_term.search(
                 scope, query, top_k=top_k, max_tokens=max_tokens, as_of=as_of, filters=filters
             )
+
+    async def everything(self, scope: Scope) -> list[Hit]:
+        """All that is remembered of a user, in the order it was said; superseded entries included."""
+        docs, _ = await self._db.changes(scope, 0)
+        hits = await self._db.hydrate(scope, [doc.ref for doc in docs])
+        return [hits[doc.ref] for doc in docs if doc.ref in hits]
+
+    async def segments(self, scope: Scope, session: str) -> list[list[str]]:
+        """The message ids of each closed segment of a session, in order."""
+        return await self._db.segments(scope, session)
 
     async def flush(self, scope: Scope | None = None) -> dict[str, Any]:
         """Wait until all that was logged is long-term memory or parked; returns `stats`."""

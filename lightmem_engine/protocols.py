@@ -119,6 +119,15 @@ class SearchIndex(Protocol):
         """float32 [slots]; nan where a document has no vector yet."""
         ...
 
+    def waiting(self) -> Sequence[IndexDoc]:
+        """A bounded number of live documents without a vector, the newest of them, oldest first; long texts are cut.
+        Only key, ref, speaker and text are filled in."""
+        ...
+
+    def lend(self, docs: Sequence[IndexDoc], vectors: Vectors | None) -> None:
+        """Give documents from `waiting` vectors to go by until their own arrive; None: stop asking for these."""
+        ...
+
 
 class Clock(Protocol):
     """Time that tests can turn by hand."""

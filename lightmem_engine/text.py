@@ -25,7 +25,8 @@ _WORD = re.compile(r"[a-z0-9]+")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _SCRIPT_WORD = re.compile(r"[^\W_]+")
 # Scripts written without spaces: a run of them is not one word, so each character is a term of its own.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _SUFFIXES = (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("ly", ""), ("es", ""), ("s", ""))
 _MIN_STEM = 3
 
@@ -49,6 +50,11 @@ def stem(word: str) -> str:
     if len(word) > _MIN_STEM and word[-1] == word[-2] and word[-1] not in "lsz":
         word = word[:-1]
     return word[:-1] if len(word) > _MIN_STEM + 1 and word.endswith("e") else word
+
+
+def forget_words() -> None:
+    """Empty the cache behind `stem`, so that no word of an erased memory stays in the process."""
+    stem.cache_clear()
 
 
 def _without_suffix(word: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,21 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightmem_engine import text
+from tests.reference import load_evalkit
 
-EVALKIT = Path(__file__).resolve().parents[2] / "shared" / "eval" / "evalkit.py"
 ENGLISHLIKE = st.text("abcdeginlorstyz0123 '.-é好\t\nABS", max_size=80)
 
 
 @pytest.fixture(scope="session")
 def evalkit() -> ModuleType:
-    if not EVALKIT.exists():
-        pytest.skip(f"the reference metrics are not here: {EVALKIT}")
-    spec = importlib.util.spec_from_file_location("evalkit", EVALKIT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_evalkit()
 
 
 @given(sample=st.one_of(ENGLISHLIKE, st.text(max_size=60)))

@@ -49,16 +49,16 @@ def segment_attention(
 
     Args:
         q: [Tq, Hq, d], the queries of all sequences one after another, any floating dtype.
-        k: [Tk, Hk, d], the keys likewise, contiguous; Hq is a multiple of Hk (query head h reads key head h // (Hq/Hk)).
+        k: [Tk, Hk, d], the keys likewise; Hq is a multiple of Hk (query head h reads key head h // (Hq / Hk)).
         lse: float32 [Hq, Tq], natural log of each row's softmax denominator as flash attention returns it, or None:
             then it is computed here.
-        seg_q, seg_k: integer [Tq], [Tk], the segment of each token within its sequence, counted from 0; -1 leaves the
-            token out (specials, padding). Left-out keys still share in the softmax, they are merely not reported.
+        seg_q, seg_k: integer [Tq], [Tk], the segment of each token within its sequence, counted from 0; -1 leaves
+            the token out (specials, padding). Left-out keys still share in the softmax, they are merely not reported.
         cu_q, cu_k: integer [B + 1], where each sequence begins and ends in q and in k. A sequence may have fewer
             queries than keys (a cached prefix): its queries are then the last ones.
         causal: a query sees keys up to its own place only, places being aligned at the end of the sequence.
-        mode: `matrix` float32 [B, n, n], entry [b, i, j] for j < i is the mass from segment i to segment j, 0 elsewhere;
-            `adjacent` float32 [B, n, 2], the mass from segment i to segment i - 1 and to all earlier segments;
+        mode: `matrix` float32 [B, n, n], entry [b, i, j] for j < i is the mass from segment i to segment j, else 0;
+            `adjacent` float32 [B, n, 3], the mass from segment i to segment i - 1, to all earlier ones, and to itself;
             `received` float32 [Tk], the mass each key gets from the queries of its sequence that are not left out.
             n is the largest segment number plus one, or what `accumulate_into` has room for.
         accumulate_into: a float32 tensor of the result's shape that is added to in place and returned, so that layers

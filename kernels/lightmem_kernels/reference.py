@@ -5,6 +5,8 @@ Arguments and results are those of the public functions in `lightmem_kernels`.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 # Scores of one block held at once; bounds the scratch memory to a few tens of MB whatever the lengths.
@@ -69,7 +71,7 @@ def _check_attention(
     if len(starts_q) != len(starts_k) or not starts_q:
         raise ValueError("cu_q and cu_k must have one entry more than there are sequences")
     for starts, total in ((starts_q, q.shape[0]), (starts_k, k.shape[0])):
-        if starts[0] != 0 or starts[-1] != total or any(a > b for a, b in zip(starts, starts[1:], strict=False)):
+        if starts[0] != 0 or starts[-1] != total or any(a > b for a, b in itertools.pairwise(starts)):
             raise ValueError(f"sequence bounds must grow from 0 to {total}, got {starts}")
     for b in range(len(starts_q) - 1):
         if causal and starts_q[b + 1] - starts_q[b] > starts_k[b + 1] - starts_k[b]:
@@ -82,11 +84,8 @@ def _result(
 ) -> torch.Tensor:
     most = int(max(seg_q.max().item() if len(seg_q) else -1, seg_k.max().item() if len(seg_k) else -1)) + 1
     room = max(1, most) if into is None or mode == "received" or into.dim() < 2 else into.shape[1]
-    shape: tuple[int, ...]
-    if mode == "received":
-        shape = tuple(seg_k.shape)
-    else:
-        shape = (num_sequences, room, room if mode == "matrix" else 2)
+    table = (num_sequences, room, room if mode == "matrix" else 3)
+    shape = tuple(seg_k.shape) if mode == "received" else table
     if into is None:
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         return torch.zeros(shape, dtype=dtype, device=q.device)
@@ -112,23 +111,26 @@ def _token_mass(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor | None, ahea
         hidden = torch.arange(k.shape[0], device=q.device).unsqueeze(0) > places
         scores.masked_fill_(hidden, float("-inf"))
     weights = scores.softmax(-1) if lse is None else scores.sub_(lse.to(compute).unsqueeze(2)).exp_()
-    return weights.sum(0)
+    mass: torch.Tensor = weights.sum(0)
+    return mass
 
 
 def _add_rectangles(
     out: torch.Tensor, mass: torch.Tensor, seg_q: torch.Tensor, seg_k: torch.Tensor, num_segments: int, mode: str
 ) -> None:
-    """Fold [queries, keys] into one sequence's result: by key segment, then by query segment, below the diagonal."""
+    """Fold [queries, keys] into one sequence's result: by key segment, then by query segment."""
     by_key = mass.new_zeros(mass.shape[0], num_segments + 1)
     by_key.index_add_(1, seg_k.long() + 1, mass)
     table = mass.new_zeros(num_segments + 1, num_segments + 1)
     table.index_add_(0, seg_q.long() + 1, by_key)
-    lower = table[1:, 1:].tril(-1)
+    square = table[1:, 1:]
+    lower = square.tril(-1)
     if mode == "matrix":
         out += lower
         return
     out[1:, 0] += lower.diagonal(-1)
     out[:, 1] += lower.sum(1)
+    out[:, 2] += square.diagonal()
 
 
 def similarity_topk(
@@ -179,7 +181,7 @@ def _check_topk(
         raise ValueError(f"x must be a floating [N, d], got {tuple(x.shape)} {x.dtype}")
     if order.dim() not in (1, 2) or order.shape[0] != x.shape[0] or group.shape != x.shape[:1]:
         raise ValueError("order must be [N] or [N, c] and group [N]")
-    if queries is not None and len(queries) and not (0 <= int(queries.min()) and int(queries.max()) < x.shape[0]):
+    if queries is not None and len(queries) and not (int(queries.min()) >= 0 and int(queries.max()) < x.shape[0]):
         raise ValueError(f"queries must lie in 0..{x.shape[0] - 1}")
 
 

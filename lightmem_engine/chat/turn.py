@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from lightmem_engine.config import ChatConfig
@@ -24,24 +25,28 @@ logger = logging.getLogger(__name__)
 Search = Callable[..., Awaitable[list[Hit]]]
 Log = Callable[..., Awaitable[list[str]]]
 Contents = Callable[[Scope, Iterable[str]], Awaitable[dict[str, str]]]
-DEFAULT_SESSION = "chat"
+MAX_QUESTION_CHARS = 4000  # of a longer message the end is what recall asks with: questions come last
 
 
 @dataclass(frozen=True, slots=True)
 class _Open:
     scope: Scope
-    session: str
+    session: str | None
     write: bool
 
 
 class ChatTurns:
     """Turns between `open` and `close`. Belongs to one event loop."""
 
-    def __init__(self, config: ChatConfig, search: Search, log: Log, contents: Contents) -> None:
+    def __init__(
+        self, config: ChatConfig, search: Search, log: Log, contents: Contents, today: Callable[[], date]
+    ) -> None:
+        """search, log, contents: the engine's.   today: the day in the user's zone."""
         self._config = config
         self._search = search
         self._log = log
         self._contents = contents
+        self._today = today
         self._open: dict[str, _Open] = {}
 
     async def open(self, scope: Scope | None, messages: Sequence[Mapping[str, Any]], options: TurnOptions) -> OpenTurn:
@@ -55,14 +60,13 @@ class ChatTurns:
             return OpenTurn(turn_id, tuple(messages))
         started = time.perf_counter()
         hits, degraded = await self._recall(scope, messages, options)
-        lines = [prompts.memory_line(hit) for hit in hits]
-        placed = prompts.place(messages, block=(), replayed={}, hits=lines) if lines else list(messages)
+        lines = [prompts.memory_line(hit) for hit in sorted(hits, key=lambda hit: hit.event_time)]
+        placed = prompts.place(messages, hits=lines, today=self._today()) if lines else list(messages)
         read_ms = (time.perf_counter() - started) * 1000
-        session = options.session or DEFAULT_SESSION
         stored = False
         if options.write:
-            stored, degraded = await self._store(scope, session, _new_messages(messages), degraded)
-        self._open[turn_id] = _Open(scope, session, options.write)
+            stored, degraded = await self._store(scope, options.session, _new_messages(messages), degraded)
+        self._open[turn_id] = _Open(scope, options.session, options.write)
         return OpenTurn(
             turn_id=turn_id,
             messages=tuple(placed),
@@ -85,7 +89,7 @@ class ChatTurns:
     async def _recall(
         self, scope: Scope, messages: Sequence[Mapping[str, Any]], options: TurnOptions
     ) -> tuple[list[Hit], str | None]:
-        question = _text(messages[-1])
+        question = _text(messages[-1])[-MAX_QUESTION_CHARS:]
         top_k = self._config.top_k if options.top_k is None else options.top_k
         max_tokens = self._config.max_tokens if options.max_tokens is None else options.max_tokens
         if not (options.read and top_k and max_tokens and messages[-1]["role"] == "user" and question.strip()):
@@ -102,7 +106,7 @@ class ChatTurns:
         return [hit for hit in hits if not all(told.get(id, "").strip() in present for id in hit.source_ids)], None
 
     async def _store(
-        self, scope: Scope, session: str, messages: Sequence[Message], degraded: str | None
+        self, scope: Scope, session: str | None, messages: Sequence[Message], degraded: str | None
     ) -> tuple[bool, str | None]:
         if not messages:
             return False, degraded

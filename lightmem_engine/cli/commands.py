@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
+import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,14 +28,15 @@ def serve(args: argparse.Namespace, loaded: LoadedConfig) -> int:
 
 
 def add(args: argparse.Namespace, loaded: LoadedConfig) -> int:
-    """Remember a file; messages that carry an id may be sent again without harm."""
+    """Remember a file; the same file may be added again without harm."""
     from lightmem_engine.memory import Memory
 
+    messages = list(read_messages(args.file, args.session))  # a bad line stops the command before anything is stored
     count = 0
     with Memory(loaded.config) as memory:
-        for batch in _batches(read_messages(args.file)):
+        for batch in _batches(messages):
             count += len(memory.add(batch, user_id=args.user, session_id=args.session))
-            _progress(f"{count} messages")
+            _progress(f"{count} of {len(messages)} messages")
         stats = memory.flush(user_id=args.user)
     _progress("", end="")
     print(f"{count} messages remembered for {args.user}; {stats['entries']} entries, {len(stats['parked'])} parked")
@@ -74,9 +78,11 @@ def stats(args: argparse.Namespace, loaded: LoadedConfig) -> int:
 
 def evaluate(args: argparse.Namespace, loaded: LoadedConfig) -> int:
     """Measure; the last line of output is one JSON object."""
-    from lightmem_engine.evaluation.run import evaluate_file
+    from lightmem_engine.evaluation.run import Judged, evaluate_file
 
-    result = asyncio.run(evaluate_file(args, loaded.config, progress=_progress))
+    judged = Judged(args.reader or "", args.judge or "", args.reader_model, args.judge_model, args.log or "")
+    result = asyncio.run(evaluate_file(args.what, args.file, loaded.config, judged, _progress))
+    _progress("")
     if not args.json:
         print(json.dumps(result, indent=2))
     print(json.dumps(result))
@@ -105,23 +111,36 @@ def doctor(args: argparse.Namespace, loaded: LoadedConfig) -> int:
     return 0 if healthy else 1
 
 
-def read_messages(file: str) -> Iterator[Message]:
-    """Messages of a JSONL file, or of standard input for `-`; `InvalidInput` names the line."""
+def read_messages(file: str, session: str | None = None) -> Iterator[Message]:
+    """Messages of a JSONL file, or of standard input for `-`; `InvalidInput` names the line.
+
+    A line without an id gets one made of its session, what it says and how often it was said before, so that a second
+    reading yields the same messages.
+    """
     from lightmem_engine.memory import as_messages
 
     try:
         lines: Iterable[str] = sys.stdin if file == "-" else Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"cannot read {file}: {error}") from error
+    seen: Counter[str] = Counter()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            yield as_messages(json.loads(line))[0]
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise InvalidInput(f"a line must be an object, not {type(row).__name__}")
+            message = as_messages(row)[0]
         except json.JSONDecodeError as error:
             raise InvalidInput(f"{file}:{number}: not JSON: {error}") from error
         except InvalidInput as error:
             raise InvalidInput(f"{file}:{number}: {error}") from error
+        if message.id is None:
+            digest = hashlib.sha256(f"{session}\0{line.strip()}".encode()).hexdigest()[:24]
+            message = dataclasses.replace(message, id=f"{digest}-{seen[digest]}")
+            seen[digest] += 1
+        yield message
 
 
 def _batches(messages: Iterable[Message]) -> Iterator[list[Message]]:

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from lightmem_engine.cli import commands
 from lightmem_engine.config_loader import LoadedConfig, load
 from lightmem_engine.errors import ConfigError, LightMemError
+from lightmem_engine.runtime.device import share_cores
 from lightmem_engine.version import VERSION
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command."""
+    share_cores()
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
@@ -53,9 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--model", help="a Qwen checkpoint to run in process: a path or a hub name")
 
     add = command("add", commands.add, "remember the messages of a JSONL file")
-    add.add_argument(
-        "file", metavar="FILE", help="JSON rows: role, content, optionally id, name, timestamp"
-    )
+    add.add_argument("file", metavar="FILE", help="JSON rows: role, content, optionally id, name, timestamp")
     add.add_argument("--user", required=True)
     add.add_argument("--session")
 

@@ -12,24 +12,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lightmem_engine.config import EngineConfig
-from lightmem_engine.errors import InvalidInput
-from lightmem_engine.long_term.filters import Filter, compile_filter
+from lightmem_engine.errors import InvalidInput, ModelError
 from lightmem_engine.long_term.query import Question, read
-from lightmem_engine.long_term.rank import Mask, Strategy, fuse, order
+from lightmem_engine.long_term.rank import DEFAULT_WEIGHTS, Strategy, Weights, eligible_at, fuse, order
+from lightmem_engine.long_term.request import Request, checked
 from lightmem_engine.protocols import Clock, Feed, SearchIndex
-from lightmem_engine.text import num_tokens
-from lightmem_engine.types import STATES, Columns, Hit, IndexDoc, Scope, Vector, Vectors
+from lightmem_engine.text import forget_words, num_tokens
+from lightmem_engine.types import Columns, Floats, Hit, IndexDoc, Scope, Vector, Vectors
 
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 Render = Callable[[Hit], str]
+Spoken = Callable[[str, str], str]
 T = TypeVar("T")
 
-MAX_QUERY_CHARS = 32_000
-MAX_TOP_K = 1000
-
-_CURRENT = [STATES.index("pending"), STATES.index("active")]
-_ENDED = [STATES.index("superseded"), STATES.index("expired")]
-_NEVER = np.iinfo(np.int64).max
 _SPARE = 16  # candidates beyond top_k, for what was deleted since the index last looked
 _MAX_ROUNDS = 4
 _INLINE_DOCS = 32  # fewer changes than these are applied on the event loop itself
@@ -51,22 +46,21 @@ class _User:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Request:
-    """A validated search, apart from whose it is."""
+class _Signals:
+    """What was found out before ranking; `lexical` holds for `index` as it was at `seq`."""
 
-    query: str
-    top_k: int
-    max_tokens: int | None
-    as_of: datetime | None
-    filter: Filter | None
-    strategy: Strategy
+    vector: Vector | None
+    lexical: Floats | None = None
+    index: SearchIndex | None = None
+    seq: int = 0
 
 
 class LongTermMemory:
     """Search over the memories of all users. The indexes are caches of the feed and may be dropped at any time.
 
     feed: the durable store.   make_index: an empty index.   embed: texts to unit vectors, float32 [n, dim].
-    render: the exact line a reader gets for a hit; token budgets are counted on it.
+    render: the exact line a reader gets for a hit; token budgets are counted on it.   weights: of the ranking.
+    spoken: (speaker, text) as the feed's vectors were made of it; None embeds texts as they are.
     """
 
     def __init__(
@@ -77,6 +71,8 @@ class LongTermMemory:
         config: EngineConfig,
         clock: Clock,
         render: Render = reader_line,
+        weights: Weights = DEFAULT_WEIGHTS,
+        spoken: Spoken | None = None,
     ) -> None:
         self._feed = feed
         self._make_index = make_index
@@ -84,6 +80,8 @@ class LongTermMemory:
         self._config = config
         self._clock = clock
         self._render = render
+        self._weights = weights
+        self._spoken = spoken or (lambda speaker, text: text)
         self._users: OrderedDict[Scope, _User] = OrderedDict()
 
     def __len__(self) -> int:
@@ -108,23 +106,17 @@ class LongTermMemory:
         as_of: what was valid at that moment (event time), superseded since or not; aware, or `InvalidInput`.
         strategy: instead of the configured `search.index_strategy`.
         """
-        request = _Request(
-            _checked_query(query),
-            _checked_count("top_k", top_k, MAX_TOP_K),
-            None if max_tokens is None else _checked_count("max_tokens", max_tokens, 1 << 30),
-            _checked_moment(as_of),
-            compile_filter(filters) if filters else None,
-            strategy or self._config.search.index_strategy,
-        )
+        strategy = strategy or self._config.search.index_strategy
+        request = checked(query, top_k, max_tokens, as_of, filters, strategy)
         user = self._user(scope)
         await self._catch_up(scope, user)
         if not len(user.index):
             return []
         question = read(request.query, list(user.index.columns().speakers))
-        vector = None if request.strategy == "context" else (await self._embed([question.bare]))[0]
+        signals = await self._signals(user, request, question)
         limit = 2 * request.top_k + _SPARE
         for _ in range(_MAX_ROUNDS):
-            ranked, is_all = await self._rank(user, request, question, vector, limit)
+            ranked, is_all = await self._rank(user, request, question, signals, limit)
             hits = await self._hydrate(scope, request, ranked)
             if is_all or len(hits) == request.top_k:
                 break
@@ -133,8 +125,10 @@ class LongTermMemory:
         return hits if request.max_tokens is None else self._within(hits, request.max_tokens)
 
     def forget(self, scope: Scope) -> None:
-        """Drop the cached index of a user; the next search builds it anew from the feed."""
+        """Drop the cached index of a user; the next search builds it anew from the feed. Searches under way finish on
+        the old index and find only what the feed still hydrates."""
         self._users.pop(scope, None)
+        forget_words()
 
     def _user(self, scope: Scope) -> _User:
         user = self._users.get(scope)
@@ -155,8 +149,50 @@ class LongTermMemory:
                 await _run(lambda: user.index.apply(docs, seq), inline=_is_small(docs))
                 user.intact = True
 
+    async def _signals(self, user: _User, request: Request, question: Question) -> _Signals:
+        """Embed the question; in a large memory look up its words meanwhile."""
+        if request.strategy == "context":
+            return _Signals(None)
+        if request.strategy == "embedding" or len(user.index) <= _INLINE_SEARCH:
+            return _Signals(await self._question_vector(user, question))
+
+        async def look_up() -> _Signals:
+            async with user.lock:
+                index = user.index
+                found = await _run(lambda: index.lexical(question.terms), inline=False)
+                return _Signals(None, found, index, index.applied_seq)
+
+        words = asyncio.ensure_future(look_up())
+        try:
+            vector = await self._question_vector(user, question)
+        finally:
+            found = await words
+        return dataclasses.replace(found, vector=vector)
+
+    async def _question_vector(self, user: _User, question: Question) -> Vector:
+        """Embed the question; in the same pass the newest documents that have no vector yet, so that what was said a
+        moment ago is compared with the rest by the same measure."""
+        index = user.index
+        async with user.lock:
+            waiting = index.waiting()
+        texts = [self._spoken(doc.speaker, doc.text) for doc in waiting]
+        rows: Vectors | None
+        try:
+            rows = await self._embed([question.bare, *texts])
+        except (ModelError, InvalidInput):
+            if not waiting:
+                raise
+            rows = None  # one of them may be poison, and the question is not to suffer for it
+        if waiting:
+            async with user.lock:
+                index.lend(waiting, None if rows is None else rows[1:])
+        if rows is None:
+            rows = await self._embed([question.bare])
+        vector: Vector = rows[0]
+        return vector
+
     async def _rank(
-        self, user: _User, request: _Request, question: Question, vector: Vector | None, limit: int
+        self, user: _User, request: Request, question: Question, signals: _Signals, limit: int
     ) -> tuple[list[tuple[str, float]], bool]:
         """(ref, score) of the best candidates, each ref once, and whether these are all there are."""
         now = self._clock.now()
@@ -166,7 +202,7 @@ class LongTermMemory:
             eligible = eligible_at(columns, now, request.as_of)
             if request.filter is not None:
                 eligible &= request.filter(columns)
-            scores = _scores(user.index, columns, question, vector, request.strategy)
+            scores = self._scores(user.index, columns, question, signals, request.strategy)
             slots = order(scores, eligible, limit)
             best: dict[str, float] = {}
             for slot in slots.tolist():
@@ -176,7 +212,17 @@ class LongTermMemory:
         async with user.lock:
             return await _run(rank, inline=len(user.index) <= _INLINE_SEARCH)
 
-    async def _hydrate(self, scope: Scope, request: _Request, ranked: Sequence[tuple[str, float]]) -> list[Hit]:
+    def _scores(
+        self, index: SearchIndex, columns: Columns, question: Question, signals: _Signals, strategy: Strategy
+    ) -> Floats:
+        cosine = None if signals.vector is None else index.cosine(signals.vector)
+        lexical = signals.lexical
+        if lexical is None or signals.index is not index or signals.seq != index.applied_seq:
+            needs_words = strategy != "embedding" or (cosine is not None and bool(np.isnan(cosine[columns.live]).any()))
+            lexical = index.lexical(question.terms) if needs_words else None
+        return fuse(question, columns, lexical, cosine, strategy, self._weights)
+
+    async def _hydrate(self, scope: Scope, request: Request, ranked: Sequence[tuple[str, float]]) -> list[Hit]:
         """The first `top_k` candidates that still exist, as they read now."""
         hits: list[Hit] = []
         for i in range(0, len(ranked), request.top_k + _SPARE):
@@ -204,27 +250,6 @@ class LongTermMemory:
         return kept
 
 
-def eligible_at(columns: Columns, now: datetime, as_of: datetime | None) -> Mask:
-    """bool [slots]; what may be recalled: pending and active entries that hold now, or all that held at `as_of`.
-
-    A superseded or expired entry held until its `valid_to`; one without a `valid_to` was withdrawn, and never held.
-    """
-    moment = round((as_of or now).timestamp() * 1000)
-    current = np.isin(columns.state, _CURRENT)
-    if as_of is None:
-        return np.asarray(columns.live & current & (columns.valid_to > moment), np.bool_)
-    ended = np.isin(columns.state, _ENDED) & (columns.valid_to != _NEVER)
-    held = (columns.event_time <= moment) & (columns.valid_to > moment)
-    return np.asarray(columns.live & (current | ended) & held, np.bool_)
-
-
-def _scores(index: SearchIndex, columns: Columns, question: Question, vector: Vector | None, strategy: Strategy) -> Any:
-    cosine = None if vector is None else index.cosine(vector)
-    needs_words = strategy != "embedding" or (cosine is not None and bool(np.isnan(cosine[columns.live]).any()))
-    lexical = index.lexical(question.terms) if needs_words else None
-    return fuse(question, columns, lexical, cosine, strategy)
-
-
 def _is_small(docs: Sequence[IndexDoc]) -> bool:
     return len(docs) <= _INLINE_DOCS and sum(len(doc.text) for doc in docs) <= _INLINE_DOCS * 1000
 
@@ -245,23 +270,3 @@ async def _run(work: Callable[[], T], *, inline: bool) -> T:
                 continue
         task.exception()  # seen, so that nobody reports it as lost
         raise
-
-
-def _checked_query(query: str) -> str:
-    if not isinstance(query, str) or not query.strip():
-        raise InvalidInput("query must be a non-empty string")
-    if len(query) > MAX_QUERY_CHARS:
-        raise InvalidInput(f"query has {len(query)} characters, more than {MAX_QUERY_CHARS}")
-    return query
-
-
-def _checked_count(name: str, value: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise InvalidInput(f"{name} must be a whole number from 1 to {most}, not {value!r}")
-    return value
-
-
-def _checked_moment(as_of: datetime | None) -> datetime | None:
-    if as_of is not None and (not isinstance(as_of, datetime) or as_of.tzinfo is None):
-        raise InvalidInput("as_of must be a datetime with a time zone")
-    return as_of

@@ -6,8 +6,8 @@
           + 1 * share of the named date's parts (year, month, day) that the entry's day agrees with
           - .1 * [ends with a question mark]   questions rarely hold answers
 
-One setting for all data; `bench/results` has what each term contributes. Normalisation runs over all live documents
-of the user, so a filter changes which entries are returned and not how they compare.
+One setting for all data; `bench/bench_recall.py` measures what each term contributes. Normalisation runs over all live
+documents of the user, so a filter changes which entries are returned and not how they compare.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lightmem_engine.long_term.query import DateMention, Question, is_anonymous
-from lightmem_engine.types import ROLES, Columns, Floats
+from lightmem_engine.types import ROLES, STATES, Columns, Floats
 
 Strategy = Literal["embedding", "context", "hybrid"]
 Mask = npt.NDArray[np.bool_]
 
-_USER, _ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
+_ASSISTANT = ROLES.index("assistant")
+_CURRENT = [STATES.index("pending"), STATES.index("active")]
+_ENDED = [STATES.index("superseded"), STATES.index("expired")]
+_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,20 @@ def date_term(dates: Sequence[DateMention], days: npt.NDArray[np.int32]) -> Floa
         share = np.array([_agreement(mention, day) for day in calendar], np.float32)
         best = np.maximum(best, share[place])
     return best
+
+
+def eligible_at(columns: Columns, now: dt.datetime, as_of: dt.datetime | None) -> Mask:
+    """bool [slots]; what may be recalled: pending and active entries that hold now, or all that held at `as_of`.
+
+    A superseded or expired entry held until its `valid_to`; one without a `valid_to` was withdrawn, and never held.
+    """
+    moment = round((as_of or now).timestamp() * 1000)
+    current = np.isin(columns.state, _CURRENT)
+    if as_of is None:
+        return np.asarray(columns.live & current & (columns.valid_to > moment), np.bool_)
+    ended = np.isin(columns.state, _ENDED) & (columns.valid_to != _NEVER)
+    held = (columns.event_time <= moment) & (columns.valid_to > moment)
+    return np.asarray(columns.live & (current | ended) & held, np.bool_)
 
 
 def order(scores: Floats, eligible: Mask, limit: int) -> npt.NDArray[np.int64]:

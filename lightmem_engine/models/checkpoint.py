@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from transformers.utils import logging as transformers_logging
 
 from lightmem_engine.errors import BackendUnavailable, ConfigError
 
@@ -46,6 +48,12 @@ class Checkpoint:
         except ValueError as error:
             raise ConfigError(f"{path} is not JSON: {error}") from error
         return content if isinstance(content, dict) else {}
+
+
+def progress_on_terminals_only() -> None:
+    """Keep the loading bars of transformers out of pipes and log files."""
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
 
 
 def locate(model: str) -> Checkpoint:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from lightmem_engine.errors import ConfigError
-from lightmem_engine.models.checkpoint import Checkpoint
+from lightmem_engine.models.checkpoint import Checkpoint, progress_on_terminals_only
 from lightmem_engine.types import Vectors
 
 # Padded tokens of one forward on a CPU: enough to fill the matrix multiplications, small enough to stay in cache.
@@ -68,11 +70,13 @@ class Encoder:
         self.checkpoint = checkpoint
         self.device = torch.device(device)
         self.tokenizer: Any = _load_tokenizer(checkpoint)
+        progress_on_terminals_only()
         loader = AutoModelForTokenClassification if labels else AutoModel
-        try:
-            model = loader.from_pretrained(checkpoint.directory, dtype=dtype, attn_implementation="sdpa")
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"{checkpoint.directory} cannot be loaded: {error}") from error
+        with _no_progress_bar():
+            try:
+                model = loader.from_pretrained(checkpoint.directory, dtype=dtype, attn_implementation="sdpa")
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                raise ConfigError(f"{checkpoint.directory} cannot be loaded: {error}") from error
         self.model: Any = model.to(self.device).eval().requires_grad_(False)
         self.num_layers = int(config.num_hidden_layers)
         self.num_heads = int(config.num_attention_heads)
@@ -139,7 +143,7 @@ class Encoder:
         queries: dict[int, torch.Tensor] = {}
 
         def heads(projected: torch.Tensor) -> torch.Tensor:
-            return projected.flatten(0, 1)[flat].unflatten(1, (self.num_heads, -1))
+            return projected.flatten(0, 1)[flat].view(len(flat), self.num_heads, -1)
 
         def on_query(layer: int) -> Callable[..., None]:
             return lambda _module, _inputs, output: queries.__setitem__(layer, heads(output))
@@ -159,12 +163,24 @@ class Encoder:
                 handle.remove()
 
 
-def check_layers(layers: Sequence[int], encoder: Encoder) -> tuple[int, ...]:
-    """The chosen layers, or the last third; a layer the model lacks is a `ConfigError`."""
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Loading takes a moment; a bar in a log file helps nobody."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()
+
+
+def check_layers(layers: Sequence[int], encoder: Encoder, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """The chosen layers, or the default, or the last third; a layer the model lacks is a `ConfigError`."""
     wrong = [layer for layer in layers if not 0 <= layer < encoder.num_layers]
     if wrong:
         raise ConfigError(f"classifier.layers {wrong} are not among the model's 0..{encoder.num_layers - 1}")
-    return tuple(layers) or encoder.last_third()
+    return tuple(layers) or default or encoder.last_third()
 
 
 def _read_config(checkpoint: Checkpoint) -> Any:

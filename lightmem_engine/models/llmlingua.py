@@ -27,7 +27,9 @@ class LlmLinguaClassifier:
         """`encoder` must have been loaded with its labels (drop, keep); another head is a `ConfigError`."""
         head = getattr(encoder.model, "classifier", None)
         if head is None or getattr(head, "out_features", 0) != 2:
-            raise ConfigError(f"{encoder.checkpoint.directory} has no two-label token classifier, so it is no LLMLingua-2")
+            raise ConfigError(
+                f"{encoder.checkpoint.directory} has no two-label token classifier, so it is no LLMLingua-2"
+            )
         self.encoder = encoder
         self.layers = check_layers(layers, encoder)
         self.name = f"llmlingua({encoder.checkpoint.name})"
@@ -35,6 +37,7 @@ class LlmLinguaClassifier:
         tokens: list[str] = encoder.tokenizer.convert_ids_to_tokens(range(len(encoder.tokenizer)))
         is_bert = encoder.model.config.model_type == "bert"
         self._begins = torch.tensor([_begins_word(token, is_bert) for token in tokens])
+        self._blank = torch.tensor([token == _META for token in tokens])
         self._special = torch.zeros(len(tokens), dtype=torch.bool)
         self._special[encoder.tokenizer.all_special_ids] = True
 
@@ -61,20 +64,25 @@ class LlmLinguaClassifier:
         """Words of one text. A turn's first token begins a word even if it looks like a continuation."""
         inner = torch.tensor(found.layout.ids[1:-1])
         begins, special = self._begins[inner].tolist(), self._special[inner].tolist()
+        blank = self._blank[inner].tolist()
         group: list[int] = []
         tokens = found.layout.tokens_of(number)
         for place in range(tokens.start, tokens.stop):
             if special[place]:
                 continue
-            if begins[place] and group:
-                yield from _word(text, found, group, keep)
+            if begins[place]:
+                yield from _word(text, found, group, blank, keep)
                 group = []
             group.append(place)
-        if group:
-            yield from _word(text, found, group, keep)
+        yield from _word(text, found, group, blank, keep)
 
 
-def _word(text: str, found: WindowPass, group: Sequence[int], keep: Sequence[float]) -> Iterator[Word]:
+def _word(
+    text: str, found: WindowPass, group: Sequence[int], blank: Sequence[bool], keep: Sequence[float]
+) -> Iterator[Word]:
+    """The word of a group of tokens, if any of them stands for something visible."""
+    if all(blank[place] for place in group):
+        return
     start, end = int(found.layout.offsets[group[0], 0]), int(found.layout.offsets[group[-1], 1])
     while start < end and text[start].isspace():
         start += 1

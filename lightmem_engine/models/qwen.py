@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from lightmem_engine.errors import BackendUnavailable, ConfigError, InvalidInput, Overloaded
+from lightmem_engine.models.checkpoint import progress_on_terminals_only
 from lightmem_engine.models.decoding import Grammars, Sampler, TextStream, check_sampling
 from lightmem_engine.models.prefix_cache import PrefixCache
 from lightmem_engine.models.worker import StepRunner, StepWorker
@@ -64,6 +65,7 @@ class QwenModel:
         """Load a path or a hub name. Raises `ConfigError` if there is none, if it is no dense Qwen2 or Qwen3, or if
         it was trained on other prompts than this version speaks."""
         check_prompt_version(source)
+        progress_on_terminals_only()
         try:
             config = AutoConfig.from_pretrained(source)
             if config.model_type not in _MODEL_TYPES:

@@ -13,15 +13,14 @@ import numpy as np
 
 from lightmem_engine.models.encoder import Encoder, check_layers
 from lightmem_engine.models.window_pass import LaidOut, WindowPass, read_windows
-from lightmem_engine.text import STOPWORDS, search_terms
+from lightmem_engine.text import STOPWORDS, UNSPACED, search_terms
 from lightmem_engine.types import Floats, Window, WindowScores, Word
 
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
 
 # Chosen on development data, see `bench/LOG.md`.
 ATTENTION_WEIGHT = 0.4
-PRIOR_DOCUMENTS = 50.0  # how many messages of a user weigh as much as what the vocabulary says of a word
+PRIOR_DOCUMENTS = 20.0  # how many messages of a user weigh as much as what the vocabulary says of a word
 STOPWORD_SCORE, MARK_SCORE = -100.0, -200.0  # far below any content word: these go first
 
 
@@ -51,7 +50,8 @@ class SaliencyClassifier:
 
     def __init__(self, encoder: Encoder, *, layers: Sequence[int] = ()) -> None:
         self.encoder = encoder
-        self.layers = check_layers(layers, encoder)
+        # One layer is enough, and the last ones mix sentences less clearly.
+        self.layers = check_layers(layers, encoder, default=encoder.last_third()[:1])
         self.name = f"saliency({encoder.checkpoint.name})"
         self.max_tokens = encoder.max_tokens
         self._vocabulary = math.log(max(2, len(encoder.tokenizer)))

@@ -1,4 +1,4 @@
-"""Weight-free stand-ins for embedder and classifier: deterministic, instant, for plumbing and for machines without weights.
+"""Weight-free stand-ins for embedder and classifier: deterministic and instant.
 
 They hash words; what they say is stable across processes and platforms, and means little.
 """

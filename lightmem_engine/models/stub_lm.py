@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ class StubModel:
         whole = _completion(prompt, sampling)
         for token in _TOKEN.findall(whole.text):
             yield Delta(token)
+            await asyncio.sleep(0)  # as a real model would, let others go on between two tokens
         yield Delta("", whole.finish_reason, whole.usage)
 
     async def aclose(self) -> None:

@@ -102,7 +102,7 @@ class _Reduction:
         self.segments = torch.cat([layout.segments for layout in layouts]).to(batch.ids.device)
         num_texts = max(layout.num_texts for layout in layouts)
         device = batch.ids.device
-        self.adjacent = torch.zeros(len(layouts), num_texts, 2, device=device)
+        self.adjacent = torch.zeros(len(layouts), num_texts, 3, device=device)
         self.received = torch.zeros(len(self.segments), device=device) if received else None
 
     def wanted(self) -> tuple[int, ...]:
@@ -133,12 +133,10 @@ class _Reduction:
         adjacent, bounds = self.adjacent.cpu().numpy(), self.bounds.tolist()
         received = None if self.received is None else (self.received / self.num_heads).cpu().numpy()
         for i, (row, layout) in enumerate(zip(self.batch.rows, self.layouts, strict=True)):
-            num_texts = layout.num_texts
-            tokens = np.bincount(layout.segments[1:-1].numpy(), minlength=num_texts)
-            to_previous, to_earlier = adjacent[i, :num_texts, 0], adjacent[i, :num_texts, 1]
+            to_previous, to_earlier, to_itself = adjacent[i, : layout.num_texts].T
             with np.errstate(invalid="ignore", divide="ignore"):
                 attention = np.where(to_earlier > 0, to_previous / to_earlier, np.nan).astype(np.float32)
-                mass = (to_previous / (tokens * self.num_heads * max(1, len(self.layers)))).astype(np.float32)
+                mass = (to_previous / (to_previous + to_itself)).astype(np.float32)
             attention[:1] = mass[:1] = np.nan
             inner = slice(bounds[i] + 1, bounds[i + 1] - 1)
             yield WindowPass(

@@ -8,11 +8,14 @@ given up with its error.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from lightmem_engine.errors import BackendUnavailable, Overloaded, StoreError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,11 +58,12 @@ async def run_bisecting(
             retry.on_wait(error)
             waits += 1
             await retry.pause(waits)
-        except Exception as error:  # noqa: BLE001 - whatever an item provokes is recorded with it
+        except Exception as error:
             if len(items) > 1:
                 middle = len(items) // 2
                 left = await run_bisecting(items[:middle], work, retry)
                 return left + await run_bisecting(items[middle:], work, retry)
+            logger.warning("an item failed: %s", _describe(error), exc_info=not failures)
             failures += 1
             if failures >= retry.max_attempts:
                 return [Poison(_describe(error), failures)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class ExtractStage:
             if not count:
                 return
             ids = [id for id, _ in waiting[:count]]
-            segments = await self._db.read(lambda connection, ids=ids: work.load_segments(connection, scope, ids))
+            segments = await self._db.read(partial(work.load_segments, scope=scope, ids=ids))
             await self._extract_batch(scope, segments)
 
     async def _extract_batch(self, scope: Scope, segments: Sequence[Segment]) -> None:

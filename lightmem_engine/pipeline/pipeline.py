@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,22 +26,32 @@ USERS_PER_BATCH = 32
 NUM_SENSE_LOOPS = 2  # one reads and commits while the other's batch is on the device
 
 
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    """Somebody waits until the user's messages up to `target` are through."""
+
+    future: asyncio.Future[None]
+    target: int
+
+
 @dataclass(slots=True)
 class _Pending:
     """What a user's next pass has to do besides the usual."""
 
     closing: set[str] = field(default_factory=set)  # sessions that fell silent
-    flushes: list[asyncio.Future[None]] = field(default_factory=list)  # whose sessions are not closed yet
-    closed: list[asyncio.Future[None]] = field(default_factory=list)  # flushes that wait for extraction
+    flushes: list[_Flush] = field(default_factory=list)  # whose sessions are not closed yet
+    closed: list[_Flush] = field(default_factory=list)  # flushes that wait for extraction
+    served: list[_Flush] = field(default_factory=list)  # flushes that extraction works for now
     force: bool = False  # extract below the threshold, too
 
     def fail(self, error: Exception) -> None:
         """Tell everybody who waits."""
-        for future in (*self.flushes, *self.closed):
-            if not future.done():
-                future.set_exception(error)
+        for flush in (*self.flushes, *self.closed, *self.served):
+            if not flush.future.done():
+                flush.future.set_exception(error)
         self.flushes.clear()
         self.closed.clear()
+        self.served.clear()
 
 
 class Pipeline:
@@ -71,13 +82,15 @@ class Pipeline:
 
     async def start(self) -> None:
         """Take up what an earlier process left unfinished, and begin to serve."""
-        unfinished, open_sessions = await self._db.read(
-            lambda connection: (work.unfinished(connection), work.open_sessions(connection))
+        unfinished, sessions = await self._db.read(
+            lambda connection: (work.unfinished(connection), work.unsettled_sessions(connection))
         )
         for scope in unfinished:
+            # Segments that wait below the threshold have no timer any more: the restart counts as their silence.
+            self._state(scope).force = True
             self._to_sense.put(scope)
         now = self._clock.now()
-        for scope, session, since in open_sessions:
+        for scope, session, since in sessions:
             silent = max(0.0, (now - since).total_seconds())
             self._idle.touch((scope, session), self._clock.monotonic() + max(0.0, self._idle_seconds - silent))
         loops = [self._sense_loop() for _ in range(NUM_SENSE_LOOPS)]
@@ -104,18 +117,10 @@ class Pipeline:
         Raises the transient error (an unreachable model, a full disk) that keeps a stage from going on; the work
         itself stays pending and is tried again.
         """
-        if scope is not None:
-            scopes = [scope]
-        else:
-            scopes = await self._db.read(
-                lambda connection: list(
-                    dict.fromkeys([*work.unfinished(connection), *(row[0] for row in work.open_sessions(connection))])
-                )
-            )
         futures = []
-        for one in scopes:
-            future = asyncio.get_running_loop().create_future()
-            self._state(one).flushes.append(future)
+        for one, target in await self._db.read(lambda connection: _targets(connection, scope)):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._state(one).flushes.append(_Flush(future, target))
             self._to_sense.put(one)
             futures.append(future)
         for result in await asyncio.gather(*futures, return_exceptions=True):
@@ -148,8 +153,7 @@ class Pipeline:
             try:
                 more = await self._sense.run(scopes)
                 for scope in scopes:
-                    if not more[scope]:
-                        await self._close_due(scope)
+                    more[scope] = more[scope] or not await self._close_due(scope)
                 failures = 0
             except StoreError as error:
                 self.waiting(error)
@@ -161,37 +165,48 @@ class Pipeline:
                 if not more[scope]:
                     self._to_extract.put(scope)
 
-    async def _close_due(self, scope: Scope) -> None:
-        """The log is consumed: close the sessions that fell silent, or all of them for a flush."""
+    async def _close_due(self, scope: Scope) -> bool:
+        """Close the sessions that fell silent, or all of them for a flush. False if some must wait for messages that
+        came in since the pass began: closed before those are sensed, a session would stay open for good."""
         pending = self._pending.get(scope)
-        if pending is None:
-            return
-        sessions = set(pending.closing)
-        flushes = list(pending.flushes)
-        if flushes:
-            rows = await self._db.read(lambda connection: work.open_sessions(connection, scope))
-            sessions |= {session for _, session, _ in rows}
-        if sessions:
-            await self._sense.close_sessions(scope, sorted(sessions))
-        pending.closing -= sessions
-        pending.force = True
-        pending.flushes = [future for future in pending.flushes if future not in flushes]
+        if pending is None or not (pending.closing or pending.flushes):
+            return True
+        unsensed, rows, reached = await self._db.read(
+            lambda connection: (
+                work.unsensed_sessions(connection, scope),
+                work.open_sessions(connection, scope),
+                work.cursor(connection, work.SENSE, scope),
+            )
+        )
+        flushes = [flush for flush in pending.flushes if flush.target <= reached]
+        silent = pending.closing - unsensed
+        pending.closing -= silent  # before the write: a session may fall silent again meanwhile
+        sessions = silent | {session for _, session, _ in rows if flushes}
+        try:
+            if sessions:
+                await self._sense.close_sessions(scope, sorted(sessions))
+        except StoreError:
+            self._state(scope).closing |= silent
+            raise
+        pending = self._state(scope)
+        pending.force |= bool(sessions or flushes)
+        pending.flushes = [flush for flush in pending.flushes if flush not in flushes]
         pending.closed += flushes
+        return not (unsensed and (pending.closing or pending.flushes))
 
     async def _extract_loop(self) -> None:
         failures = 0
         while True:
             (scope,) = await self._to_extract.take(1)
             pending = self._state(scope)
-            force, pending.force = pending.force, False
-            flushes, pending.closed = pending.closed, []
+            pending.served, pending.closed = pending.closed, []
+            force, pending.force = pending.force or bool(pending.served), False
             try:
-                await self._extract.run(scope, force=force or bool(flushes))
+                await self._extract.run(scope, force=force)
                 failures = 0
-                await self._finish(scope, pending, flushes)
+                self._finish(scope, pending)
             except StoreError as error:
-                pending.force = force
-                pending.closed += flushes
+                pending.force |= force
                 self.waiting(error)
                 failures += 1
                 await self._retry.pause(failures)
@@ -199,20 +214,24 @@ class Pipeline:
             else:
                 self._to_extract.done(scope)
 
-    async def _finish(self, scope: Scope, pending: _Pending, flushes: list[asyncio.Future[None]]) -> None:
-        """Answer the flushes if the whole log is through; otherwise they go round once more."""
-        behind = bool(flushes) and await self._db.read(
-            lambda connection: work.cursor(connection, work.SENSE, scope) < log.last_seq(connection, scope)
-        )
-        if behind:
-            pending.flushes += flushes
-            self._to_sense.put(scope)
-            return
-        for future in flushes:
-            if not future.done():
-                future.set_result(None)
+    def _finish(self, scope: Scope, pending: _Pending) -> None:
+        """Answer the flushes that this pass of extraction was for."""
+        for flush in pending.served:
+            if not flush.future.done():
+                flush.future.set_result(None)
+        pending.served.clear()
         if not (pending.flushes or pending.closed or pending.closing or pending.force):
             self._pending.pop(scope, None)
+
+
+def _targets(connection: sqlite3.Connection, scope: Scope | None) -> list[tuple[Scope, int]]:
+    """Whom a flush concerns, and up to which message."""
+    if scope is not None:
+        scopes = [scope]
+    else:
+        open_sessions = [row[0] for row in work.open_sessions(connection)]
+        scopes = list(dict.fromkeys([*work.unfinished(connection), *open_sessions]))
+    return [(one, log.last_seq(connection, one)) for one in scopes]
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -24,8 +24,6 @@ from lightmem_engine.types import Scope, SensedTurn, Turn, Usage
 MAX_MESSAGES_PER_USER = 16
 # Turns before the undecided ones that a boundary decision may look at.
 MAX_HISTORY_TURNS = 192
-# Texts before a new turn of a session that the classifier reads with it.
-MAX_CONTEXT_TURNS = 4
 # Messages whose words make up a user's term statistics, and how many users' statistics stay in memory.
 MAX_COUNTED_MESSAGES = 512
 MAX_COUNTED_USERS = 512
@@ -34,10 +32,10 @@ REMEMBERED_ROLES = ("user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A message to sense, and the texts of its session just before it."""
+    """A message to sense, and the turns of its session just before it."""
 
     turn: Turn
-    context: tuple[str, ...]
+    context: tuple[Turn, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class _Next:
     """What a user's log holds after the cursor."""
 
     turns: list[Turn]
-    contexts: dict[str, list[str]]
+    contexts: dict[str, list[Turn]]
     earlier: list[str]  # texts for term statistics that are not in memory, oldest first
 
 
@@ -75,7 +73,7 @@ class SenseStage:
         found = await self._db.read(lambda connection: [self._next(connection, scope) for scope in scopes])
         for scope, following in zip(scopes, found, strict=True):
             self._count(scope, following)
-        items = [item for following in found for item in _items(following)]
+        items = [item for following in found for item in _items(following, self._sensory.context_turns)]
         results = await run_bisecting(items, self._sense, self._retry)
         outcomes: dict[Scope, dict[int, SensedTurn | Poison]] = {scope: {} for scope in scopes}
         for item, result in zip(items, results, strict=True):
@@ -105,9 +103,18 @@ class SenseStage:
             batch = list(group)
             counts = self._counts[scope]
             turns = tuple(item.turn for item in batch)
-            jobs.append(SensoryJob(turns, batch[0].context, counts.document_frequency, counts.num_documents))
+            before = batch[0].context
+            jobs.append(
+                SensoryJob(
+                    turns,
+                    context=[turn.text for turn in before],
+                    document_frequency=counts.document_frequency,
+                    num_documents=counts.num_documents,
+                    user_context=[turn.text for turn in before if turn.role == "user"],
+                )
+            )
         # Planning and compression are plain Python: in a thread of their own they cannot hold up a chat.
-        sensed = await asyncio.to_thread(asyncio.run, self._sensory.sense(jobs))
+        sensed = await asyncio.to_thread(lambda: asyncio.run(self._sensory.sense(jobs)))
         return [turn for turns in sensed for turn in turns]
 
     def _next(self, connection: sqlite3.Connection, scope: Scope) -> _Next:
@@ -117,7 +124,7 @@ class SenseStage:
             return _Next([], {}, [])
         first = turns[0].seq
         contexts = {
-            session: log.texts_before(connection, scope, first, MAX_CONTEXT_TURNS, session)
+            session: log.turns_before(connection, scope, session, first, self._sensory.context_turns)
             for session in {turn.session for turn in turns}
         }
         known = scope in self._counts
@@ -185,12 +192,12 @@ class SenseStage:
             yield start, len(found.seqs)
 
 
-def _items(following: _Next) -> list[_Item]:
-    """A user's remembered turns, session by session, each with the texts before it."""
+def _items(following: _Next, context_turns: int) -> list[_Item]:
+    """A user's remembered turns, session by session, each with the turns before it."""
     items = []
     for turn in sorted(following.turns, key=lambda turn: (turn.session, turn.seq)):
         if turn.role in REMEMBERED_ROLES:
-            texts = following.contexts[turn.session]
-            items.append(_Item(turn, tuple(texts[-MAX_CONTEXT_TURNS:])))
-            texts.append(turn.text)
+            before = following.contexts[turn.session]
+            items.append(_Item(turn, tuple(before[-context_turns:])))
+            before.append(turn)
     return items

@@ -23,6 +23,7 @@ from lightmem_engine.types import Priority
 
 Lane = Callable[[list[Any]], Iterable[Any]]  # one result per item, in order
 BACKGROUND_SHARE = 4
+TIDY_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -60,12 +61,15 @@ class _Item:
 class DeviceWorker:
     """Owns the device's thread. `close` lets the running batch finish and fails what still waits."""
 
-    def __init__(self, batch_tokens: int, max_queued_tokens: int) -> None:
+    def __init__(self, batch_tokens: int, max_queued_tokens: int, tidy: Callable[[], None] = lambda: None) -> None:
+        """tidy: called on the device's thread between two batches, every few seconds of work."""
         self._batch_tokens = batch_tokens
         self._max_queued_tokens = max_queued_tokens
         self._lanes: dict[str, Lane] = {}
         self._queues: dict[tuple[int, str], list[_Item]] = {}
         self._queued_tokens = 0
+        self._tidy = tidy
+        self._tidied = time.monotonic()
         self._order = itertools.count()
         self._wake = threading.Condition()
         self._closed = False
@@ -130,6 +134,9 @@ class DeviceWorker:
                 batch = self._cut()
             if batch:
                 self._run_batch(batch)
+                if time.monotonic() - self._tidied > TIDY_SECONDS:
+                    self._tidy()
+                    self._tidied = time.monotonic()
 
     def _cut(self) -> list[_Item]:
         """The most urgent lane's next batch; the lock is held."""

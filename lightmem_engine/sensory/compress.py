@@ -1,22 +1,26 @@
-"""Shorten a text to its best words. Pure."""
+"""Shorten texts to their best words. Pure."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from lightmem_engine.text import UNSPACED
 from lightmem_engine.types import Word
 
-NEGATIONS = frozenset("no not nor never none nobody nothing nowhere neither cannot without".split())
+_NEGATIONS_TEXT = "no not nor never none nobody nothing nowhere neither cannot without"
+NEGATIONS = frozenset(_NEGATIONS_TEXT.split())
 
 _CLOSING = frozenset(".,;:!?)]}%…。，！？；：、”’")
 _OPENING = frozenset("([{$€£#@“‘")
 _SENTENCE_ENDS = frozenset(".!?…。！？\n")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 # "3.5", "10:30", "don't", "self-care", "https://example.com/a": words joined without a space stand or fall together.
-# "ends.Next" is a missing space, not a joint.
-_JOINED = re.compile(r"\w+(?:(?:://|['’/@&+=?#-]|(?<=\d)[,:](?=\d)|\.(?![A-Z]))\w+)+")
+# "ends.Next" is a missing space, not a joint. Possessive and anchored: linear also in an endless run of letters.
+_JOINED = re.compile(r"(?<!\w)\w++(?:(?:://|['’/@&+=?#-]|(?<=\d)[,:](?=\d)|\.(?![A-Z]))\w++)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,38 +35,48 @@ class _Unit:
 
 
 def compress(
-    text: str, words: Sequence[Word], *, rate: float, protect: Collection[str] = (), names: Collection[str] = ()
-) -> str:
-    """The best `rate` of the words, in their order, spaced as in the text.
+    texts: Sequence[str],
+    words: Sequence[Sequence[Word]],
+    *,
+    rate: float,
+    protect: Collection[str] = (),
+    names: Collection[str] = (),
+) -> list[str]:
+    """The best `rate` of the words of texts that were scored together, in their order, spaced as in the text.
 
-    Protected words (`numbers`, `names`, `negations`) are never dropped; they count inside the budget first, so a text
-    full of them may exceed it. `names` are words to protect as names wherever they stand, in any case; other names are
-    capitalised words that do not begin a sentence. Rate 1 and a text without words return the text unchanged. A text
-    with a visible character never comes out empty. Characters in no word (what a tokenizer does not know) are dropped
-    unless both their neighbours stay.
+    One budget serves all the texts, so a text that says much keeps more than one that says little; each keeps at least
+    its best word, so none with a visible character comes out empty. Protected words (`numbers`, `names`, `negations`)
+    are never dropped; they count inside the budget first, so texts full of them may exceed it. `names` are words to
+    protect as names wherever they stand, in any case; other names are capitalised words that do not begin a sentence.
+    Rate 1, and a text without words, return the text unchanged. Characters in no word (what a tokenizer does not know)
+    are dropped unless both their neighbours stay.
     """
-    if rate >= 1 or not words:
-        return text
-    units = _units(text, words, frozenset(protect), frozenset(name.casefold() for name in names))
-    kept = _choose(units, round(rate * len(words)))
-    return _join(text, units, kept)
+    if rate >= 1:
+        return list(texts)
+    known = frozenset(name.casefold() for name in names)
+    units = [_units(text, own, frozenset(protect), known) for text, own in zip(texts, words, strict=True)]
+    kept = _choose(units, round(rate * sum(len(own) for own in words)))
+    return [_join(text, own, places) if places else text for text, own, places in zip(texts, units, kept, strict=True)]
 
 
-def _choose(units: Sequence[_Unit], budget: int) -> list[int]:
-    """Places of the units to keep, ascending: the protected, then the best that still fit; at least one."""
-    ranked = sorted(range(len(units)), key=lambda i: (not units[i].protected, -units[i].score, i))
-    kept: list[int] = []
-    spent = 0
-    for i in ranked:
-        if units[i].protected or not kept or spent + units[i].cost <= budget:
-            kept.append(i)
-            spent += units[i].cost
-    return sorted(kept)
+def _choose(units: Sequence[Sequence[_Unit]], budget: int) -> list[list[int]]:
+    """Per text the places of the units to keep, ascending: the protected, the best of each text, then the best."""
+    kept: list[set[int]] = []
+    for own in units:
+        forced = {i for i, unit in enumerate(own) if unit.protected}
+        kept.append(forced or ({max(range(len(own)), key=lambda i: own[i].score)} if own else set()))
+    spent = sum(own[i].cost for own, places in zip(units, kept, strict=True) for i in places)
+    rest = [(t, i) for t, own in enumerate(units) for i in range(len(own)) if i not in kept[t]]
+    for t, i in sorted(rest, key=lambda place: -units[place[0]][place[1]].score):
+        if spent + units[t][i].cost <= budget:
+            kept[t].add(i)
+            spent += units[t][i].cost
+    return [sorted(places) for places in kept]
 
 
 def _join(text: str, units: Sequence[_Unit], kept: Sequence[int]) -> str:
     parts = [text[units[kept[0]].start : units[kept[0]].end]]
-    for before, after in zip(kept, kept[1:], strict=False):
+    for before, after in itertools.pairwise(kept):
         left, right = units[before], units[after]
         gap = text[left.end : right.start]
         parts.append(gap if after == before + 1 else _space(gap, text[left.end - 1], text[right.start]))
@@ -76,7 +90,7 @@ def _space(gap: str, left: str, right: str) -> str:
         return "\n"
     if right in _CLOSING or left in _OPENING:
         return ""
-    return " " if any(c.isspace() for c in gap) or left.isascii() or right.isascii() else ""
+    return "" if _UNSPACED.match(left) and _UNSPACED.match(right) else " "
 
 
 def _units(text: str, words: Sequence[Word], protect: frozenset[str], names: frozenset[str]) -> list[_Unit]:

@@ -1,59 +1,76 @@
 """Sensory memory: new turns in, compressed, embedded and related to their predecessors out.
 
 Two calls to the models serve any number of sessions: one classifier pass over all windows and one embedding of all
-stretches, so that batches cross users.
+pieces, so that batches cross users.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from lightmem_engine.config import CompressConfig
 from lightmem_engine.sensory.compress import compress
 from lightmem_engine.sensory.pieces import split
-from lightmem_engine.sensory.windows import Plan, Stretch, context_of, plan, tails, window
+from lightmem_engine.sensory.windows import Count, Cut, Cutter, Session
 from lightmem_engine.text import num_tokens
 from lightmem_engine.types import Piece, SensedTurn, Turn, Vector, Vectors, Window, WindowScores, Word
 
 Classify = Callable[[Sequence[Window]], Awaitable[Sequence[WindowScores]]]
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
-Count = Callable[[Sequence[str]], Sequence[int]]
 
-TEMPLATE = "{speaker} said, {text}"
+SPECIAL_TOKENS = 2  # that a model adds around a window
+CONTEXT_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class SensoryJob:
     """New turns of one session, in order.
 
-    context: texts of the turns before them, oldest first; the last few are enough.
+    context: texts of the turns before them, oldest first; the last `SensoryMemory.context_turns` are enough.
     document_frequency, num_documents: the user's term counts, as in `Window`.
+    user_context: like `context`, of user turns only; read where attention goes from user turn to user turn.
     """
 
     turns: Sequence[Turn]
     context: Sequence[str] = ()
     document_frequency: Mapping[str, int] = field(default_factory=dict)
     num_documents: int = 0
+    user_context: Sequence[str] = ()
 
 
 @dataclass(slots=True)
 class _Draft:
-    """A job on its way: per turn its stretches, its words and its attention to the previous turn."""
+    """A job on its way. Per turn: its pieces, its words, its attention to its predecessor; and by (turn, start of a
+    piece) the window that read it."""
 
     job: SensoryJob
-    texts: list[str]
     pieces: list[list[tuple[int, int]]]
     words: list[list[Word]]
     attention: list[float]
     mass: list[float]
+    window_of: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def session(self, users_only: bool) -> tuple[Session, list[int]]:
+        """What there is to read, and which turns it is."""
+        turns = [i for i, turn in enumerate(self.job.turns) if not users_only or turn.role == "user"]
+        before = self.job.user_context if users_only else self.job.context
+        texts = [self.job.turns[i].text for i in turns]
+        # Attention between user texts is read off the beginning of each, as much as one window holds.
+        spans = [self.pieces[i][:1] if users_only else self.pieces[i] for i in turns]
+        return Session(texts, spans, before), turns
 
 
 class SensoryMemory:
-    """The sensory stage. Holds no state between calls; what a session said before comes with the job."""
+    """The sensory stage. Holds no state between calls; what a session said before comes with the job.
+
+    context_turns: how many earlier turns a job should bring.
+    """
 
     def __init__(
         self,
@@ -64,98 +81,57 @@ class SensoryMemory:
         window_tokens: int,
         compress: CompressConfig,
         max_words: int,
-        context_texts: int = 1,
-        context_tokens: int = 64,
+        attend: Literal["turns", "users"] = "turns",
     ) -> None:
-        """classify, embed: the models, called once a batch each.   count: the classifier's tokens of each text.
+        """classify, embed: the models; each is called once for all jobs.   count: the classifier's tokens per text.
 
-        window_tokens: tokens of one window with its context, without special tokens.   max_words: longest piece.
-        context_texts, context_tokens: how much of what was said before a window is read along.
+        window_tokens: longest window, special tokens included.   max_words: longest piece.
+        attend: `turns` relates each turn to the one before it; `users` relates each user turn to the user turn before
+            it, in a second set of windows that hold user turns only (the published segmentation needs that).
         """
-        self._classify, self._embed, self._count = classify, embed, count
+        self._classify, self._embed = classify, embed
         self._compress = compress
         self._max_words = max_words
-        self._context_texts = context_texts
-        self._context_tokens = min(context_tokens, window_tokens // 4)
-        self._budget = window_tokens - self._context_tokens
+        self._attend = attend
+        self.context_turns = 1 if attend == "turns" else 64
+        room = window_tokens - SPECIAL_TOKENS
+        near = min(CONTEXT_TOKENS, room // 4)
+        self._turns = Cutter(count, max_tokens=room, context_texts=1, context_tokens=near)
+        self._users = Cutter(count, max_tokens=room, context_texts=64, context_tokens=room // 2)
 
     async def sense(self, jobs: Sequence[SensoryJob]) -> list[list[SensedTurn]]:
         """One list per job, one item per turn. A model's failure reaches the caller; nothing is kept of the call."""
         drafts = [self._draft(job) for job in jobs]
-        plans = self._plans(drafts)
-        windows = self._windows(plans)
-        if windows:
-            scores = await self._classify(windows)
-            for (draft, planned), given, scored in zip(plans, windows, scores, strict=True):
-                _take(draft, planned, given.num_context, scored)
-        spoken = [
-            TEMPLATE.format(speaker=turn.speaker, text=turn.text[start:end])
-            for draft in drafts
-            for turn, pieces in zip(draft.job.turns, draft.pieces, strict=True)
-            for start, end in pieces
-        ]
+        cuts, turns = self._cuts(drafts, users_only=False)
+        extra, users = self._cuts(drafts, users_only=True) if self._attend == "users" else ([], [])
+        windows = [_window(drafts[cut.session], turns, cut) for cut in cuts]
+        windows += [_window(drafts[cut.session], users, cut) for cut in extra]
+        scores = list(await self._classify(windows)) if windows else []
+        for number, (cut, scored) in enumerate(zip(cuts, scores, strict=False)):
+            _take_words(drafts[cut.session], cut, number, scored)
+        related = zip(extra, scores[len(cuts) :], strict=True) if extra else zip(cuts, scores, strict=True)
+        which = users if extra else turns
+        for cut, scored in related:
+            _take_attention(drafts[cut.session], which[cut.session][1], cut, scored)
+        spoken = [text for draft in drafts for text in _spoken(draft)]
         vectors = iter(await self._embed(spoken) if spoken else ())
         return [self._sensed(draft, vectors) for draft in drafts]
 
     def _draft(self, job: SensoryJob) -> _Draft:
-        texts = [turn.text for turn in job.turns]
-        n = len(texts)
-        pieces = [split(text, self._max_words) for text in texts]
-        return _Draft(job, texts, pieces, [[] for _ in texts], [float("nan")] * n, [float("nan")] * n)
+        n = len(job.turns)
+        pieces = [split(turn.text, self._max_words) for turn in job.turns]
+        return _Draft(job, pieces, [[] for _ in range(n)], [math.nan] * n, [math.nan] * n)
 
-    def _plans(self, drafts: Sequence[_Draft]) -> list[tuple[_Draft, Plan]]:
-        spans = [[(t, a, b) for t, pieces in enumerate(d.pieces) for a, b in pieces] for d in drafts]
-        counts = iter(self._count([d.texts[t][a:b] for d, own in zip(drafts, spans, strict=True) for t, a, b in own]))
-        found: list[tuple[_Draft, Plan]] = []
-        for draft, own in zip(drafts, spans, strict=True):
-            stretches = [s for t, a, b in own for s in self._fitting(draft.texts[t], Stretch(t, a, b, next(counts)))]
-            found += [(draft, planned) for planned in plan(stretches, self._budget)]
-        return found
-
-    def _fitting(self, text: str, stretch: Stretch) -> Iterator[Stretch]:
-        """The stretch, or the halves of it that fit a window: some runs of characters have a token each."""
-        if stretch.num_tokens <= self._budget or stretch.end - stretch.start < 2:
-            yield stretch
-            return
-        middle = (stretch.start + stretch.end) // 2
-        for start, end in ((stretch.start, middle), (middle, stretch.end)):
-            yield from self._fitting(text, Stretch(stretch.turn, start, end, self._count([text[start:end]])[0]))
-
-    def _windows(self, plans: Sequence[tuple[_Draft, Plan]]) -> list[Window]:
-        contexts = self._contexts([context_of(p, d.texts, d.job.context, self._context_texts) for d, p in plans])
-        return [
-            window(planned, draft.texts, context, draft.job.document_frequency, draft.job.num_documents)
-            for (draft, planned), context in zip(plans, contexts, strict=True)
-        ]
-
-    def _contexts(self, contexts: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        """Each cut from the left until it has at most the tokens allowed."""
-        room = self._context_tokens
-        current = [tuple(text[-room * 24 :] for text in context) for context in contexts]
-        pending = [i for i, context in enumerate(current) if context]
-        while pending:
-            counts = iter(self._count([text for i in pending for text in current[i]]))
-            again = []
-            for i in pending:
-                own = [next(counts) for _ in current[i]]
-                if sum(own) > room:
-                    shorter = tails(current[i], own, room)
-                    # A tail that would not shrink further is given up rather than counted for ever.
-                    current[i] = shorter if shorter != current[i] else ()
-                    again.append(i)
-            pending = [i for i in again if current[i]]
-        return current
+    def _cuts(self, drafts: Sequence[_Draft], users_only: bool) -> tuple[list[Cut], list[tuple[Session, list[int]]]]:
+        sessions = [draft.session(users_only) for draft in drafts]
+        cutter = self._users if users_only else self._turns
+        return cutter.cut([session for session, _ in sessions]), sessions
 
     def _sensed(self, draft: _Draft, vectors: Iterator[Vector]) -> list[SensedTurn]:
-        turns = draft.job.turns
-        names = {word for turn in turns if turn.speaker != turn.role for word in turn.speaker.split()}
+        short = self._compressed(draft)
         sensed = []
-        for t, turn in enumerate(turns):
-            words = _words_of(draft.pieces[t], draft.words[t])
-            pieces = tuple(
-                Piece(start, end, self._short(turn.text[start:end], own, names), next(vectors))
-                for (start, end), own in zip(draft.pieces[t], words, strict=True)
-            )
+        for t, turn in enumerate(draft.job.turns):
+            pieces = tuple(Piece(start, end, short[t, start], next(vectors)) for start, end in draft.pieces[t])
             sensed.append(
                 SensedTurn(
                     turn=turn,
@@ -168,8 +144,59 @@ class SensoryMemory:
             )
         return sensed
 
-    def _short(self, text: str, words: Sequence[Word], names: set[str]) -> str:
-        return compress(text, words, rate=self._compress.rate, protect=self._compress.protect, names=names)
+    def _compressed(self, draft: _Draft) -> dict[tuple[int, int], str]:
+        """Every piece's short form by (turn, start); the pieces of one window share one budget of words."""
+        turns = draft.job.turns
+        names = {word for turn in turns if turn.speaker != turn.role for word in turn.speaker.split()}
+        together: dict[int, list[tuple[int, int, int, list[Word]]]] = {}
+        for t, pieces in enumerate(draft.pieces):
+            for (start, end), own in zip(pieces, _words_of(pieces, draft.words[t]), strict=True):
+                together.setdefault(draft.window_of[t, start], []).append((t, start, end, own))
+        found = {}
+        for group in together.values():
+            short = compress(
+                [turns[t].text[start:end] for t, start, end, _ in group],
+                [own for *_, own in group],
+                rate=self._compress.rate,
+                protect=self._compress.protect,
+                names=names,
+            )
+            found.update({(t, start): text for (t, start, _, _), text in zip(group, short, strict=True)})
+        return found
+
+
+def spoken(speaker: str, text: str) -> str:
+    """How a text is written for the embedder: who says it is part of it. Queries are embedded as they are."""
+    return f"{speaker} said, {text}"
+
+
+def _spoken(draft: _Draft) -> Iterator[str]:
+    for turn, pieces in zip(draft.job.turns, draft.pieces, strict=True):
+        for start, end in pieces:
+            yield spoken(turn.speaker, turn.text[start:end])
+
+
+def _window(draft: _Draft, sessions: Sequence[tuple[Session, list[int]]], cut: Cut) -> Window:
+    texts = sessions[cut.session][0].texts
+    own = (texts[stretch.text][stretch.start : stretch.end] for stretch in cut.stretches)
+    job = draft.job
+    return Window((*cut.context, *own), len(cut.context), job.document_frequency, job.num_documents)
+
+
+def _take_words(draft: _Draft, cut: Cut, number: int, scored: WindowScores) -> None:
+    for stretch, words in zip(cut.stretches, scored.words[len(cut.context) :], strict=True):
+        turn, at = stretch.text, stretch.start
+        draft.words[turn] += [Word(word.start + at, word.end + at, word.keep) for word in words]
+        inside = (start for start, _ in draft.pieces[turn] if at <= start < stretch.end)
+        draft.window_of.update({(turn, start): number for start in inside})
+
+
+def _take_attention(draft: _Draft, turns: Sequence[int], cut: Cut, scored: WindowScores) -> None:
+    for place, stretch in enumerate(cut.stretches, start=len(cut.context)):
+        turn = turns[stretch.text]
+        if stretch.start == draft.pieces[turn][0][0]:
+            draft.attention[turn] = float(scored.attention[place])
+            draft.mass[turn] = float(scored.mass[place])
 
 
 def _words_of(pieces: Sequence[tuple[int, int]], words: Sequence[Word]) -> Iterator[list[Word]]:
@@ -184,18 +211,6 @@ def _words_of(pieces: Sequence[tuple[int, int]], words: Sequence[Word]) -> Itera
                 break
             own.append(Word(max(word.start, start) - start, min(word.end, end) - start, word.keep))
         yield own
-
-
-def _take(draft: _Draft, planned: Plan, num_context: int, scored: WindowScores) -> None:
-    for i, stretch in enumerate(planned.stretches):
-        place = num_context + i
-        draft.words[stretch.turn] += [
-            Word(word.start + stretch.start, word.end + stretch.start, word.keep) for word in scored.words[place]
-        ]
-        begins = not draft.texts[stretch.turn][: stretch.start].strip()
-        if begins:
-            draft.attention[stretch.turn] = float(scored.attention[place])
-            draft.mass[stretch.turn] = float(scored.mass[place])
 
 
 def _direction(pieces: Sequence[Piece]) -> Vector:

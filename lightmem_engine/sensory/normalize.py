@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import get_args
 
 from lightmem_engine.errors import InvalidInput
@@ -14,6 +15,7 @@ from lightmem_engine.types import Message, Role, TurnDraft
 ROLES: tuple[Role, ...] = get_args(Role)
 
 _STEP = timedelta(milliseconds=1)
+_MINUTE = timedelta(minutes=1)
 
 
 def normalize(
@@ -26,15 +28,18 @@ def normalize(
 ) -> list[TurnDraft]:
     """One draft per message, in order, roles in any alternation.
 
-    A message's own time beats `timestamp` (the call's), which beats `now`. Times grow strictly from `last_event_time`
-    (of the session so far) on: one that is not later than its predecessor is set 1 ms past it, in its own UTC offset, or
-    1 µs where the millisecond would slip into another day. A message claiming an earlier day than its predecessor's is
-    therefore dated by its place in the session. A message without id gets a fresh one; without a name, its role speaks.
+    A message's own time beats `timestamp` (the call's), which beats the last time that a message of this call gave for
+    itself, which beats `now`. Times grow strictly from `last_event_time`
+    (of the session so far) on: one that is not later than its predecessor is set 1 ms past it, in its own UTC offset.
+    Where that would be another day than the message claims, the offset gives way, so that `.date()` stays the claimed
+    day (as long as the two are less than a day apart). A message without id gets a fresh one; without a name, its role
+    speaks.
 
     Raises:
         InvalidInput: naming the message's index and what is wrong with it.
     """
-    last, drafts = last_event_time, []
+    last, drafts = last_event_time, list[TurnDraft]()
+    now = now.astimezone(zone)
     for index, message in enumerate(messages):
         try:
             draft = _draft(message, timestamp, zone, last, now)
@@ -42,7 +47,22 @@ def normalize(
             raise InvalidInput(f"message {index}: {error}") from error
         drafts.append(draft)
         last = draft.event_time
+        if message.timestamp is not None and timestamp is None:
+            now = draft.event_time  # a reply without a time of its own was given in its question's time
     return drafts
+
+
+def by_day(
+    messages: Sequence[Message], *, timestamp: str | float | datetime | None, zone: tzinfo, now: datetime
+) -> list[tuple[str, list[Message]]]:
+    """Consecutive messages of one day together, each group under its day as the speaker would date it: `2023-05-08`.
+
+    Raises `InvalidInput` as `normalize` does.
+    """
+    drafts = normalize(messages, timestamp=timestamp, zone=zone, last_event_time=None, now=now)
+    days = [draft.event_time.date().isoformat() for draft in drafts]
+    groups = itertools.groupby(zip(days, messages, strict=True), key=lambda pair: pair[0])
+    return [(day, [message for _, message in group]) for day, group in groups]
 
 
 def _draft(
@@ -53,7 +73,7 @@ def _draft(
     if not text.strip():
         raise InvalidInput("content is empty")
     given = next((value for value in (message.timestamp, timestamp) if value is not None), None)
-    moment = parse_time(now.astimezone(zone) if given is None else given, zone)
+    moment = parse_time(now if given is None else given, zone)
     if not isinstance(message.metadata, Mapping):
         raise InvalidInput(f"metadata must be a mapping, not {type(message.metadata).__name__}")
     return TurnDraft(
@@ -99,15 +119,20 @@ def _speaker(value: object, role: Role) -> str:
 
 
 def _after(moment: datetime, last: datetime) -> datetime:
-    """The moment itself if it is later than `last`, else just past it, on the moment's own day if that still can be."""
+    """The moment itself if it is later than `last`, else 1 ms past it, shown on the moment's own day if that can be."""
     if moment > last:
         return moment
     try:
-        whole = last.astimezone(UTC).replace(microsecond=last.microsecond // 1000 * 1000) + _STEP
-        later = whole.astimezone(moment.tzinfo)
-        if later.date() != moment.date():
-            finer = last.astimezone(moment.tzinfo) + timedelta(microseconds=1)
-            later = finer if finer.date() == moment.date() else later
+        later = (last.astimezone(UTC) + _STEP).astimezone(moment.tzinfo)
+        return _on_day(later, moment.date())
     except OverflowError as error:
         raise InvalidInput("its session has reached the end of the calendar") from error
-    return later
+
+
+def _on_day(moment: datetime, day: date) -> datetime:
+    """The same moment, its offset set back by the minutes that it lies past the day's end, if an offset can be that."""
+    offset, midnight = moment.utcoffset(), datetime.combine(day, time(), moment.tzinfo) + timedelta(days=1)
+    if offset is None or moment < midnight:
+        return moment
+    shifted = offset - ((moment - midnight) // _MINUTE + 1) * _MINUTE
+    return moment.astimezone(timezone(shifted)) if shifted > -timedelta(days=1) else moment

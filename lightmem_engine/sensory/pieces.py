@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from lightmem_engine.text import UNSPACED
+
 # What counts as one word: at most 24 characters of a run, so that an endless run (base64, a URL) cannot make a stretch
 # endless, and one character where a script writes no spaces.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[^\s{_UNSPACED}]{{1,24}}|[{_UNSPACED}]")
+_WORD = re.compile(rf"[^\s{UNSPACED}]{{1,24}}|[{UNSPACED}]")
 _LINE = re.compile(r"[^\n]*\n?")
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*(?=\s)|[。！？]")
 _FENCE = "```"

@@ -19,15 +19,16 @@ _CLOCK_ON_DAY = re.compile(
 # March 15, 2024; March-15-2024
 _MONTH_FIRST = re.compile(r"([a-z]{3,9})\.?[ -](\d{1,2}),?[ -](\d{4})", re.IGNORECASE)
 _MAX_TEXT = 60
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 
 
 def parse_time(value: object, zone: tzinfo) -> datetime:
     """The moment `value` names, at millisecond resolution, with a fixed UTC offset.
 
     Accepted: an ISO 8601 text (date only, `Z`, offsets, fractions); `2023/05/20 (Sat) 02:21[:30]`, with `-` and without
-    weekday or time; `1:56 pm on 8 May, 2023`, `8 May 2023`, `March 15, 2024`; Unix seconds; a datetime. What names no offset is meant in `zone`; a
-    given offset is kept, so that `.date()` is the speaker's day. Unix seconds are shown in `zone`.
+    weekday or time; `1:56 pm on 8 May, 2023`, `8 May 2023`, `March 15, 2024`; Unix seconds; a datetime. What names no
+    offset is meant in `zone`; a given offset is kept, so that `.date()` is the speaker's day. Unix seconds are shown in
+    `zone`.
 
     Raises:
         InvalidInput: it is none of these, or no moment between the years 1 and 9999.
@@ -54,19 +55,17 @@ def _from_seconds(value: float, zone: tzinfo) -> datetime:
 
 def _from_text(text: str) -> datetime:
     if match := _CALENDAR.fullmatch(text):
-        year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
-        return datetime(year, month, day, hour, minute, second)
+        year, month, day, at_hour, at_minute, second = (int(part or 0) for part in match.groups())
+        return datetime(year, month, day, at_hour, at_minute, second)
     if match := _CLOCK_ON_DAY.fullmatch(text):
-        hour, minute, half, day, month_name, year = match.groups()
-        if hour is None:
-            return datetime(int(year), _month(month_name), int(day))
-        if not 1 <= int(hour) <= 12:
+        hour, minute, half, day_text, name, year_text = match.groups("")
+        if hour and not 1 <= int(hour) <= 12:
             raise ValueError("the hour of a 12-hour clock is 1 to 12")
-        at = int(hour) % 12 + (12 if half in "pP" else 0)
-        return datetime(int(year), _month(month_name), int(day), at, int(minute))
+        at = (int(hour) % 12 if hour else 0) + (12 if half.lower() == "p" else 0)
+        return datetime(int(year_text), _month(name), int(day_text), at, int(minute or 0))
     if match := _MONTH_FIRST.fullmatch(text):
-        month_name, day, year = match.groups()
-        return datetime(int(year), _month(month_name), int(day))
+        name, day_text, year_text = match.groups()
+        return datetime(int(year_text), _month(name), int(day_text))
     if len(text) > _MAX_TEXT:
         raise ValueError("too long")
     return datetime.fromisoformat(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,18 +19,16 @@ from lightmem_engine.types import Message, Scope
 from lightmem_engine.version import VERSION
 
 
-def create_app(open_engine: Callable[[], Awaitable[LocalEngine]], max_body_bytes: int) -> FastAPI:
-    """The application; the engine is opened when it starts and closed when it stops."""
+def create_app(engine: LocalEngine, max_body_bytes: int) -> FastAPI:
+    """The application over an open engine, which is closed when the application stops."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.engine = await open_engine()
-        try:
-            yield
-        finally:
-            await app.state.engine.aclose()
+        yield
+        await engine.aclose()
 
     app = FastAPI(title="LightMem Engine", version=VERSION, lifespan=lifespan)
+    app.state.engine = engine
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     errors.install(app)
     _add_openai_routes(app)

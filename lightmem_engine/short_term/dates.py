@@ -55,6 +55,9 @@ class DateSpan:
     replacement: str
 
 
+_LOOK_BACK = 64  # characters before a phrase that can make it a title
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
     pattern: re.Pattern[str]
@@ -96,8 +99,8 @@ def _matches(text: str, day: date) -> Iterator[tuple[re.Match[str], str]]:
 
 def _is_name(match: re.Match[str]) -> bool:
     """Whether the phrase is a title: in quotes, or with a capital inside a sentence."""
-    before = match.string[: match.start()]
-    if before.endswith(('"', "“", "'", "‘")) and match.string[match.end() :].startswith(('"', "”", "'", "’")):
+    before = match.string[max(0, match.start() - _LOOK_BACK) : match.start()]
+    if before.endswith(('"', "“", "'", "‘")) and match.string[match.end() : match.end() + 1] in ('"', "”", "'", "’"):
         return True
     words_before = before.rstrip(" \t")
     return match.group()[0].isupper() and bool(words_before) and (words_before[-1].isalnum() or words_before[-1] == ",")

@@ -11,7 +11,7 @@ from lightmem_engine.errors import InvalidInput, ModelError
 from lightmem_engine.prompts import v1
 from lightmem_engine.protocols import LanguageModel
 from lightmem_engine.short_term.dates import resolve
-from lightmem_engine.short_term.extractive import dated_text
+from lightmem_engine.short_term.extractive import dated_texts
 from lightmem_engine.types import (
     Completion,
     EntryDraft,
@@ -70,9 +70,7 @@ class _Line:
 
     def numbered(self) -> v1.Numbered:
         turn = self.sensed.turn
-        return v1.Numbered(
-            turn.speaker, " ".join(dated_text(self.sensed, piece) for piece in self.pieces), turn.event_time
-        )
+        return v1.Numbered(turn.speaker, " ".join(dated_texts(self.sensed, self.pieces)), turn.event_time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +204,6 @@ def _draft(said: Said, line: _Line) -> EntryDraft:
     return EntryDraft(
         kind=said.kind,
         text=text,
-        index_text=text,
         session=turn.session,
         speaker=turn.speaker,
         role=turn.role,

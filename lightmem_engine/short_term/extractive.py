@@ -19,29 +19,33 @@ def drafts(segment: Segment) -> list[EntryDraft]:
 
     The vector is the piece's own, the index text the original stretch, the source its span in the message.
     """
-    return [
-        _draft(segment, sensed, piece)
-        for sensed in segment.turns
-        if sensed.turn.role in _REMEMBERED
-        for piece in sensed.pieces
-        if piece.compressed.strip()
-    ]
+    found: list[EntryDraft] = []
+    for sensed in segment.turns:
+        if sensed.turn.role in _REMEMBERED:
+            pieces = [piece for piece in sensed.pieces if piece.compressed.strip()]
+            texts = dated_texts(sensed, pieces)
+            found += [_draft(segment, sensed, *pair) for pair in zip(pieces, texts, strict=True)]
+    return found
 
 
-def dated_text(sensed: SensedTurn, piece: Piece) -> str:
-    """The compressed piece with its relative dates resolved.
+def dated_texts(sensed: SensedTurn, pieces: Sequence[Piece]) -> list[str]:
+    """Each compressed piece with its relative dates resolved.
 
     Dates are found in the original, because compression may have dropped half of a phrase ("last" of "last year");
     the words of a phrase are kept in any case.
     """
-    original = sensed.turn.text[piece.start : piece.end]
-    # Read in the whole turn: what stands before a phrase decides about it.
+    # Read in the whole turn, and once: what stands before a phrase decides about it.
+    spans = date_spans(sensed.turn.text, sensed.turn.event_time)
+    return [_dated(sensed, piece, spans) for piece in pieces]
+
+
+def _dated(sensed: SensedTurn, piece: Piece, spans: Sequence[DateSpan]) -> str:
     inside = [
         DateSpan(span.start - piece.start, span.end - piece.start, span.replacement)
-        for span in date_spans(sensed.turn.text, sensed.turn.event_time)
+        for span in spans
         if piece.start <= span.start and span.end <= piece.end
     ]
-    return merge(original, piece.compressed, inside) if inside else piece.compressed
+    return merge(sensed.turn.text[piece.start : piece.end], piece.compressed, inside) if inside else piece.compressed
 
 
 def merge(original: str, compressed: str, spans: Sequence[DateSpan]) -> str:
@@ -114,12 +118,11 @@ def _extend(
     return extended, origin
 
 
-def _draft(segment: Segment, sensed: SensedTurn, piece: Piece) -> EntryDraft:
+def _draft(segment: Segment, sensed: SensedTurn, piece: Piece, text: str) -> EntryDraft:
     turn = sensed.turn
     return EntryDraft(
         kind="turn",
-        text=f"{turn.speaker}: {dated_text(sensed, piece)}",
-        index_text=turn.text[piece.start : piece.end],
+        text=f"{turn.speaker}: {text}",
         session=turn.session,
         speaker=turn.speaker,
         role=turn.role,

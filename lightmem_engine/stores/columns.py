@@ -11,7 +11,7 @@ _MIN_CAPACITY = 8
 
 
 class Column:
-    """One value per slot, appended at the end; memory is at most about 1.5 times what is used."""
+    """One value per slot, appended at the end; memory is at most about 1.25 times what is used."""
 
     __slots__ = ("_data", "_size")
 
@@ -53,7 +53,7 @@ class Column:
     def _reserve(self, extra: int) -> None:
         need = self._size + extra
         if need > len(self._data):
-            capacity = max(need, _MIN_CAPACITY, len(self._data) + (len(self._data) >> 1))
+            capacity = max(need, _MIN_CAPACITY, len(self._data) + (len(self._data) >> 2))
             grown = np.empty(capacity, self._data.dtype)
             grown[: self._size] = self._data[: self._size]
             self._data = grown

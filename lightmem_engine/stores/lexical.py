@@ -26,7 +26,10 @@ Weights = npt.NDArray[np.float64]
 _K1, _B = 1.2, 0.75
 _MAX_NEIGHBOURS = 8  # on either side, so that a run of one-word turns stays cheap
 _MAX_CELLS = 1 << 20  # of one (terms x documents) block of scores
-_MAX_QUERY_TERMS = 64  # distinct; of a longer query the rarest are searched
+# Of a query with more distinct terms, or whose terms occur more often, only the rarest are searched: the time of a
+# search stays bounded, and what is left out is in so many documents that it hardly orders them.
+_MAX_QUERY_TERMS = 64
+_MAX_POSTINGS = 1 << 16
 _NONE = -1
 
 
@@ -144,10 +147,12 @@ class LexicalIndex:
             raise CorruptStore("lexical index: the order of a session is broken")
 
     def _rarest(self, counts: Counter[str]) -> list[tuple[str, int]]:
-        """The terms that occur here, with their counts in the query; the rarest of too many."""
+        """The terms that occur here, rarest first, with their counts in the query; as many as the bounds allow."""
         frequency = {term: self._postings.count(term) for term in counts}
         known = sorted((term for term in counts if frequency[term]), key=frequency.__getitem__)
-        return [(term, counts[term]) for term in known[:_MAX_QUERY_TERMS]]
+        spent = np.cumsum([frequency[term] for term in known])
+        affordable = max(1, int(np.searchsorted(spent, _MAX_POSTINGS, side="right")))
+        return [(term, counts[term]) for term in known[: min(affordable, _MAX_QUERY_TERMS)]]
 
     def _cells(self, terms: Sequence[str]) -> Weights:
         """float64 [terms * slots]; how often each document holds each term, borrowed words included."""
@@ -191,7 +196,7 @@ class LexicalIndex:
         if not self._dirty:
             return
         slots = np.fromiter(self._dirty, np.int32, len(self._dirty))
-        self._dirty.clear()
+        self._dirty = set()  # a cleared set would keep its table
         length = self._num_terms.values[slots].astype(np.float64)
         for link in self._links:
             at, index = link.values[slots], np.arange(len(slots))

@@ -68,17 +68,24 @@ def turns_after(connection: sqlite3.Connection, scope: Scope, seq: int, limit: i
     return [turn_of(row) for row in rows]
 
 
-def texts_before(
-    connection: sqlite3.Connection, scope: Scope, seq: int, limit: int, session: str | None = None
-) -> list[str]:
-    """The texts of the user's last `limit` spoken messages before `seq`, oldest first; of one session if given."""
-    where, values = ("AND session = ?", (session,)) if session is not None else ("", ())
+def texts_before(connection: sqlite3.Connection, scope: Scope, seq: int, limit: int) -> list[str]:
+    """The texts of the user's last `limit` spoken messages before `seq`, oldest first."""
     rows = connection.execute(
-        f"""SELECT content FROM message WHERE tenant = ? AND user = ? AND seq < ? {where}
-        AND role IN ('user', 'assistant') ORDER BY seq DESC LIMIT ?""",
-        (scope.tenant, scope.user, seq, *values, limit),
+        """SELECT content FROM message WHERE tenant = ? AND user = ? AND seq < ? AND role IN ('user', 'assistant')
+        ORDER BY seq DESC LIMIT ?""",
+        (scope.tenant, scope.user, seq, limit),
     )
     return [row[0] for row in rows][::-1]
+
+
+def turns_before(connection: sqlite3.Connection, scope: Scope, session: str, seq: int, limit: int) -> list[Turn]:
+    """The last `limit` spoken messages of a session before `seq`, oldest first."""
+    rows = connection.execute(
+        f"""SELECT {TURN_COLUMNS} FROM message WHERE tenant = ? AND user = ? AND session = ? AND seq < ?
+        AND role IN ('user', 'assistant') ORDER BY seq DESC LIMIT ?""",
+        (scope.tenant, scope.user, session, seq, limit),
+    )
+    return [turn_of(row) for row in rows][::-1]
 
 
 def contents(connection: sqlite3.Connection, scope: Scope, ids: Iterable[str]) -> dict[str, str]:

@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lightmem_engine.errors import ConfigError
 from lightmem_engine.runtime.failpoints import Failpoints
-from lightmem_engine.stores import entries, log, schema
+from lightmem_engine.stores import entries, log, schema, work
 from lightmem_engine.stores.sqlite import Database, Work
 from lightmem_engine.stores.stats import stats
 from lightmem_engine.types import Hit, IndexDoc, Scope
@@ -39,11 +40,37 @@ class MemoryDB:
             raise
         return cls(database, failpoints)
 
+    async def bind_embedder(self, name: str) -> None:
+        """Note in which vector space this memory lives; `ConfigError` if it already lives in another."""
+
+        def bind(connection: sqlite3.Connection) -> str:
+            connection.execute("INSERT OR IGNORE INTO meta VALUES ('embed_model', ?)", (name,))
+            return str(connection.execute("SELECT value FROM meta WHERE key = 'embed_model'").fetchone()[0])
+
+        bound = await self.write(bind)
+        if bound != name:
+            raise ConfigError(
+                f"this memory was embedded by {bound}, but the configured embedder is {name}, whose vectors cannot be "
+                "compared with it; set embedder.model back, or use another data directory"
+            )
+
     async def append(
-        self, scope: Scope, session: str, normalize: log.Normalize, now: datetime
-    ) -> tuple[list[str], bool]:
-        """Log messages durably; see `log.append`."""
-        return await self.write(lambda connection: log.append(connection, scope, session, normalize, now))
+        self, scope: Scope, parts: Iterable[tuple[str, log.Normalize]], now: datetime
+    ) -> tuple[list[str], list[str]]:
+        """Log the messages of one call durably, all or none: per part a session and what makes its messages drafts.
+
+        Returns the ids of all messages and the sessions that have new ones; see `log.append`.
+        """
+
+        def append(connection: sqlite3.Connection) -> tuple[list[str], list[str]]:
+            ids, sessions = [], []
+            for session, normalize in parts:
+                found, fresh = log.append(connection, scope, session, normalize, now)
+                ids += found
+                sessions += [session] if fresh else []
+            return ids, sessions
+
+        return await self.write(append)
 
     async def changes(self, scope: Scope, since_seq: int) -> tuple[list[IndexDoc], int]:
         """What an index that stands at `since_seq` must apply; see `entries.changes`."""
@@ -57,6 +84,10 @@ class MemoryDB:
     async def hydrate(self, scope: Scope, refs: Iterable[str]) -> dict[str, Hit]:
         """The stored truth behind index references; see `entries.hydrate`."""
         return await self.read(_snapshot(lambda connection: entries.hydrate(connection, scope, refs)))
+
+    async def segments(self, scope: Scope, session: str) -> list[list[str]]:
+        """The message ids of each closed segment of a session, in order."""
+        return await self.read(lambda connection: work.segment_messages(connection, scope, session))
 
     async def contents(self, scope: Scope, ids: Iterable[str]) -> dict[str, str]:
         """The original texts of messages, by message id; unknown ids are absent."""

@@ -13,6 +13,8 @@ from lightmem_engine.errors import CorruptStore, StoreError
 SCHEMA_VERSION = 1
 
 _V1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
 CREATE TABLE message (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     tenant TEXT NOT NULL, user TEXT NOT NULL, id TEXT NOT NULL,

@@ -126,12 +126,11 @@ class Database:
         return group
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
-        results: list[tuple[Future[Any], Any, BaseException | None]] = []
+        jobs = [(work, future) for work, future in group if future.set_running_or_notify_cancel()]
+        outcomes: list[tuple[Any, BaseException | None]] = []
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            for work, future in group:
-                if future.set_running_or_notify_cancel():
-                    results.append((future, *self._run(work)))
+            outcomes += [self._run(work) for work, _ in jobs]
             self._failpoints.reach("log.commit")
             self._writer.execute("COMMIT")
         except sqlite3.Error as error:
@@ -139,9 +138,9 @@ class Database:
                 self._writer.execute("ROLLBACK")
             failure = translated(error, self.path)
             failure.__cause__ = error
-            results = [(future, None, failed or failure) for future, _, failed in results]
+            outcomes = [(None, failure)] * len(jobs)
         self._failpoints.reach("ack")
-        for future, result, failed in results:
+        for (_, future), (result, failed) in zip(jobs, outcomes, strict=True):
             if failed is not None:
                 future.set_exception(failed)
             else:

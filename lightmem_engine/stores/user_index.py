@@ -10,9 +10,11 @@ from lightmem_engine.errors import CorruptStore
 from lightmem_engine.stores.attributes import Attributes
 from lightmem_engine.stores.lexical import LexicalIndex
 from lightmem_engine.stores.vectors import VectorIndex
-from lightmem_engine.types import Columns, Floats, IndexDoc, Vector
+from lightmem_engine.types import Columns, Floats, IndexDoc, Vector, Vectors
 
 _MIN_DEAD = 64  # below this many dead slots a compaction is not worth its time
+_MAX_WAITING = 16  # newest documents without a vector whose text is kept at hand
+_MAX_WAITING_CHARS = 1000  # of each
 
 
 class UserIndex:
@@ -28,6 +30,7 @@ class UserIndex:
         self._attributes = Attributes()
         self._slots: dict[str, int] = {}
         self._texts: list[int] = []  # per slot a hash of text and place: equal hash, nothing to index again
+        self._waiting: dict[str, IndexDoc] = {}
         self._applied_seq = 0
 
     def __len__(self) -> int:
@@ -68,6 +71,18 @@ class UserIndex:
         """float32 [slots]; nan where there is no vector."""
         return self._vectors.scores(vector, len(self._texts))
 
+    def waiting(self) -> list[IndexDoc]:
+        """The newest documents that have no vector yet, as `protocols.SearchIndex.waiting` says."""
+        return list(self._waiting.values())
+
+    def lend(self, docs: Sequence[IndexDoc], vectors: Vectors | None) -> None:
+        """Vectors for what is still `waiting` as it was handed out; a document's own vector replaces a lent one."""
+        for number, doc in enumerate(docs):
+            if self._waiting.get(doc.key) is doc:
+                if vectors is not None:
+                    self._vectors.put(self._slots[doc.key], vectors[number])
+                del self._waiting[doc.key]
+
     def check(self) -> None:
         """Raise `CorruptStore` if the parts contradict each other."""
         live = set(np.flatnonzero(self._attributes.columns().live).tolist())
@@ -89,6 +104,7 @@ class UserIndex:
             slot = self._add(doc, text, replaced=slot)
         if doc.vector is not None:
             self._vectors.put(slot, doc.vector)
+            self._waiting.pop(doc.key, None)
 
     def _add(self, doc: IndexDoc, text: int, replaced: int) -> int:
         session = self._attributes.sessions.code(doc.session) if doc.session else -1
@@ -99,10 +115,17 @@ class UserIndex:
         self._attributes.append(doc)
         self._texts.append(text)
         self._slots[doc.key] = slot
+        self._waiting.pop(doc.key, None)
+        if doc.vector is None:
+            cut = doc.text[:_MAX_WAITING_CHARS]
+            self._waiting[doc.key] = IndexDoc("put", doc.key, doc.ref, speaker=doc.speaker, text=cut)
+            if len(self._waiting) > _MAX_WAITING:
+                del self._waiting[next(iter(self._waiting))]
         return slot
 
     def _drop(self, key: str) -> None:
         slot = self._slots.pop(key, -1)
+        self._waiting.pop(key, None)
         if slot >= 0:
             self._remove(slot)
 

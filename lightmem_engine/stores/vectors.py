@@ -1,6 +1,6 @@
 """Exact inner-product search over the unit vectors of one user.
 
-On CPU the rows live in a FAISS flat index, on CUDA in one torch matrix on the device; callers see no difference.
+On CPU FAISS searches a numpy matrix, on CUDA torch one on the device; callers see no difference.
 """
 
 from __future__ import annotations
@@ -37,40 +37,44 @@ class _Rows(Protocol):
     def keep(self, rows: npt.NDArray[np.int64]) -> None: ...
 
 
-class _FaissRows:
+class _CpuRows:
+    """A numpy matrix that FAISS searches in place. A FAISS index would hold the rows itself and double its memory
+    whenever it is full, which thousands of small users would pay for."""
+
     def __init__(self, dim: int) -> None:
-        self._dim = dim
-        self._index = _faiss.IndexFlatIP(dim)
+        self._size = 0
+        self._data: Vectors = np.empty((0, dim), np.float32)
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return self._size
 
     @property
     def nbytes(self) -> int:
-        return len(self) * self._dim * 4
+        return self._data.nbytes
 
     def append(self, vector: Vector) -> None:
-        self._index.add(vector[None])
+        if self._size == len(self._data):
+            grown = np.empty((max(4, self._size + self._size // 4), self._data.shape[1]), np.float32)
+            grown[: self._size] = self._data[: self._size]
+            self._data = grown
+        self._data[self._size] = vector
+        self._size += 1
 
     def dots(self, query: Vector) -> Floats:
-        return np.asarray(self._matrix() @ query, np.float32)
+        return np.asarray(self._data[: self._size] @ query, np.float32)
 
     def top(self, query: Vector, k: int, allowed: Mask) -> tuple[Floats, npt.NDArray[np.int64]]:
-        selector = _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        scores, rows = self._index.search(query[None], k, params=_faiss.SearchParameters(sel=selector))
-        return scores[0], rows[0]
+        if allowed.all():
+            scores, rows = _faiss.knn(query[None], self._data[: self._size], k, metric=_faiss.METRIC_INNER_PRODUCT)
+            return scores[0], rows[0]
+        dots = np.where(allowed, self.dots(query), -np.inf)
+        best = np.argpartition(-dots, k - 1)[:k]
+        best = best[np.argsort(-dots[best], kind="stable")]
+        return dots[best], best
 
     def keep(self, rows: npt.NDArray[np.int64]) -> None:
-        kept = self._matrix()[rows]
-        self._index = _faiss.IndexFlatIP(self._dim)
-        self._index.add(kept)
-
-    def _matrix(self) -> Vectors:
-        """A view of FAISS's own memory; valid until the next append."""
-        if not len(self):
-            return np.empty((0, self._dim), np.float32)
-        flat = _faiss.rev_swig_ptr(self._index.get_xb(), len(self) * self._dim)
-        return np.asarray(flat).reshape(len(self), self._dim)
+        self._data = self._data[rows]
+        self._size = len(rows)
 
 
 class _TorchRows:
@@ -94,7 +98,7 @@ class _TorchRows:
             grown = self._data.new_empty((max(64, self._size + self._size // 2), self._data.shape[1]))
             grown[: self._size] = self._data[: self._size]
             self._data = grown
-        self._data[self._size] = torch.from_numpy(vector).to(self._data.device)
+        self._data[self._size] = torch.tensor(vector)
         self._size += 1
 
     def dots(self, query: Vector) -> Floats:
@@ -104,28 +108,28 @@ class _TorchRows:
         import torch
 
         dots = self._dots(query)
-        dots = dots.masked_fill(torch.from_numpy(~allowed).to(dots.device), -torch.inf)
+        dots = dots.masked_fill(torch.tensor(~allowed, device=dots.device), -torch.inf)
         best = torch.topk(dots, min(k, self._size))
         return best.values.cpu().numpy(), best.indices.cpu().numpy()
 
     def keep(self, rows: npt.NDArray[np.int64]) -> None:
         import torch
 
-        self._data = self._data[torch.from_numpy(rows).to(self._data.device)]
+        self._data = self._data[torch.tensor(rows, device=self._data.device)]
         self._size = len(rows)
 
     def _dots(self, query: Vector) -> torch.Tensor:
         import torch
 
-        return self._data[: self._size] @ torch.from_numpy(query).to(self._data.device)
+        return self._data[: self._size] @ torch.tensor(query, device=self._data.device)
 
 
 class VectorIndex:
-    """At most one vector per slot. `device` is "cpu" or a CUDA device such as "cuda:0"."""
+    """At most one vector per slot. `device` is "cpu", or a torch device such as "cuda"."""
 
     def __init__(self, dim: int, device: str = "cpu") -> None:
         self.dim = dim
-        self._rows: _Rows = _FaissRows(dim) if device == "cpu" else _TorchRows(dim, device)
+        self._rows: _Rows = _CpuRows(dim) if device == "cpu" else _TorchRows(dim, device)
         self._slot_of = Column(np.int32)  # per row; negative once the row is dead
         self._row_of = Column(np.int32)  # per slot; negative without a vector
 

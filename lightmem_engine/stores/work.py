@@ -6,6 +6,7 @@ its cursor commit together.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -198,6 +199,28 @@ def open_sessions(connection: sqlite3.Connection, scope: Scope | None = None) ->
     return [(Scope(user=user, tenant=tenant), session, from_ms(ms)) for tenant, user, session, ms in rows]
 
 
+def unsettled_sessions(connection: sqlite3.Connection) -> list[tuple[Scope, str, datetime]]:
+    """Sessions with messages in no closed segment, sensed or not, and when their last message was recorded."""
+    rows = connection.execute(
+        """SELECT tenant, user, session, last_recorded_ms FROM session JOIN (
+            SELECT tenant, user, session FROM sensed WHERE segment IS NULL
+            UNION SELECT m.tenant, m.user, m.session FROM message m
+            LEFT JOIN stage_cursor c ON c.stage = 'sense' AND c.tenant = m.tenant AND c.user = m.user
+            WHERE m.seq > coalesce(c.seq, 0)
+        ) USING (tenant, user, session) ORDER BY last_recorded_ms"""
+    )
+    return [(Scope(user=user, tenant=tenant), session, from_ms(ms)) for tenant, user, session, ms in rows]
+
+
+def unsensed_sessions(connection: sqlite3.Connection, scope: Scope) -> set[str]:
+    """The user's sessions with messages that the sensory stage has not consumed yet."""
+    rows = connection.execute(
+        "SELECT DISTINCT session FROM message WHERE tenant = ? AND user = ? AND seq > ?",
+        (scope.tenant, scope.user, cursor(connection, SENSE, scope)),
+    )
+    return {session for (session,) in rows}
+
+
 def closed_segments(connection: sqlite3.Connection, scope: Scope) -> list[tuple[int, int]]:
     """(id, tokens) of the user's segments that wait for extraction, oldest first."""
     rows = connection.execute(
@@ -216,6 +239,16 @@ def load_segments(connection: sqlite3.Connection, scope: Scope, ids: Sequence[in
         turns = tuple(sensed_turns(connection, [message for message, _ in found]))
         segments.append(Segment(id, scope, found[0][1] if found else "", turns))
     return segments
+
+
+def segment_messages(connection: sqlite3.Connection, scope: Scope, session: str) -> list[list[str]]:
+    """The message ids of each closed segment of a session, in order."""
+    rows = connection.execute(
+        "SELECT s.segment, m.id FROM sensed s JOIN message m ON m.seq = s.message WHERE s.tenant = ? AND s.user = ? "
+        "AND s.session = ? AND s.segment IS NOT NULL ORDER BY s.message",
+        (scope.tenant, scope.user, session),
+    )
+    return [[id for _, id in group] for _, group in itertools.groupby(rows, key=lambda row: row[0])]
 
 
 def set_segment_state(connection: sqlite3.Connection, scope: Scope, ids: Iterable[int], state: str) -> None:

@@ -91,6 +91,7 @@ def test_equals_the_dense_definition(
         assert not results["matrix"][b, n:].any()
         torch.testing.assert_close(results["adjacent"][b, :n, 1].double(), lower.sum(1), atol=2e-6, rtol=1e-5)
         torch.testing.assert_close(results["adjacent"][b, 1:n, 0].double(), lower.diagonal(-1), atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(results["adjacent"][b, :n, 2].double(), whole.diagonal(), atol=2e-6, rtol=1e-5)
         assert not results["adjacent"][b, :1, 0].any()
         torch.testing.assert_close(results["received"][columns].double(), received, atol=2e-6, rtol=1e-5)
 
@@ -111,7 +112,9 @@ def test_a_given_lse_changes_nothing(causal: bool) -> None:
         torch.testing.assert_close(given, own, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-4), (torch.float16, 2e-4), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.bfloat16, 2e-4), (torch.float16, 2e-4), (torch.float64, 1e-12)]
+)
 def test_other_dtypes_agree_with_double_precision_on_the_same_inputs(dtype: torch.dtype, tolerance: float) -> None:
     q, k, seg_q, seg_k, cu_q, cu_k = packed([(9, 9)], (2, 1), 16, seed=4, dtype=dtype)
     whole, _ = dense(q, k, seg_q.tolist(), seg_k.tolist(), causal=False)

@@ -15,10 +15,10 @@ import pytest
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config import replace as configure
-from lightmem_engine.errors import InvalidInput
+from lightmem_engine.errors import BackendUnavailable, InvalidInput, ModelError
 from lightmem_engine.long_term.memory import LongTermMemory, reader_line
 from lightmem_engine.stores.user_index import UserIndex
-from lightmem_engine.text import num_tokens, terms
+from lightmem_engine.text import num_tokens, stem, terms
 from lightmem_engine.types import Hit, IndexDoc, Scope, State, Vectors
 from tests.long_term.feed import MemoryFeed
 
@@ -235,6 +235,13 @@ async def test_indexes_are_cached_least_recently_used_first() -> None:
     assert len(world.memory) == 1
 
 
+async def test_forgetting_a_user_leaves_no_word_behind(world: World) -> None:
+    await world.find("kayak")
+    world.memory.forget(ANN)
+    assert stem.cache_info().currsize == 0
+    assert (await world.find("kayak", top_k=1)) == ["I bought a red kayak"]
+
+
 async def test_many_searches_of_one_user_share_one_index() -> None:
     world = World()
     for number in range(1, 300):
@@ -296,3 +303,98 @@ async def test_the_loop_stays_free_while_a_large_memory_is_searched() -> None:
     assert len(await memory.search(ANN, "kayak trip")) == 10
     assert threads
     assert threading.get_ident() not in threads
+
+
+async def test_words_looked_up_before_a_change_are_looked_up_again() -> None:
+    """In a large memory words are looked up while the question is embedded; the memory may grow meanwhile."""
+    world = World()
+    for number in range(1, 2500):
+        world.add(number, f"kayak trip {number}")
+
+    async def slow(texts: Sequence[str]) -> Vectors:
+        world.add(9000, "a zebra crossed the road")
+        assert await world.memory.search(ANN, "kayak", strategy="context")
+        return hash_words(texts)
+
+    world.memory = LongTermMemory(world.feed, lambda: UserIndex(DIM), slow, EngineConfig(), FixedClock())
+    assert (await world.find("zebra crossed", top_k=1)) == ["a zebra crossed the road"]
+
+
+async def test_a_failing_embedder_fails_its_caller_only() -> None:
+    world = World()
+    for number in range(1, 2500):
+        world.add(number, f"kayak trip {number}")
+
+    async def broken(texts: Sequence[str]) -> Vectors:
+        raise BackendUnavailable("no device")
+
+    memory = LongTermMemory(world.feed, lambda: UserIndex(DIM), broken, EngineConfig(), FixedClock())
+    with pytest.raises(BackendUnavailable):
+        await memory.search(ANN, "kayak")
+    assert len(await memory.search(ANN, "kayak", strategy="context")) == 10
+
+
+FACTS = [
+    "I bought a red kayak in Oslo",
+    "The weather is dull today",
+    "My sister lives in Oslo by the water",
+    "My dog sleeps by the door",
+    "I bought a boat with my sister",
+]
+
+
+@pytest.mark.parametrize("strategy", ["embedding", "hybrid"])
+async def test_what_has_no_vector_yet_ranks_as_if_it_had(strategy: Any) -> None:
+    """Compared by words alone, a text without a vector would win or lose by a measure of its own."""
+    settled, mixed, fresh = World(), World(), World()
+    for number, text in enumerate(FACTS, 1):
+        settled.add(number, text)
+        mixed.add(number, text, state="active" if number % 2 else "pending")
+        fresh.add(number, text, state="pending")
+    for query in ("Where does my sister live?", "Which boat did I buy?", "Where does the dog sleep?"):
+        expected = await settled.memory.search(ANN, query, strategy=strategy)
+        for world in (mixed, fresh):
+            hits = await world.memory.search(ANN, query, strategy=strategy)
+            assert [hit.text for hit in hits] == [hit.text for hit in expected]
+            assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-4)
+
+
+async def test_texts_without_a_vector_are_embedded_once_as_they_are_spoken() -> None:
+    world = World()
+    world.memory = LongTermMemory(
+        world.feed, lambda: UserIndex(DIM), world._embed, EngineConfig(), world.clock, spoken="{} said, {}".format
+    )
+    world.add(1, "I saw a zebra", state="pending", speaker="Ann")
+    await world.find("zebra")
+    await world.find("zebra again")
+    assert world.embedded == ["zebra", "Ann said, I saw a zebra", "zebra again"]
+    world.add(2, "context needs no vector", state="pending")
+    await world.find("zebra", strategy="context")
+    assert len(world.embedded) == 3
+
+
+async def test_the_embedding_of_fresh_texts_is_bounded() -> None:
+    world = World()
+    for number in range(1, 200):
+        world.add(number, "kayak " * 400, state="pending")
+    await world.find("kayak")
+    assert len(world.embedded) == 1 + 16
+    assert max(map(len, world.embedded)) == 1000
+
+
+async def test_a_text_that_no_model_can_read_does_not_spoil_the_question() -> None:
+    world = World()
+    world.add(1, "I saw a zebra")
+    world.add(2, "poison about a zebra", state="pending")
+    asked: list[list[str]] = []
+
+    async def fussy(texts: Sequence[str]) -> Vectors:
+        asked.append(list(texts))
+        if any("poison" in text for text in texts):
+            raise ModelError("embed: ValueError: cannot read this")
+        return hash_words(texts)
+
+    world.memory = LongTermMemory(world.feed, lambda: UserIndex(DIM), fussy, EngineConfig(), world.clock)
+    assert set(await world.find("zebra")) == {"I saw a zebra", "poison about a zebra"}
+    assert set(await world.find("zebra")) == {"I saw a zebra", "poison about a zebra"}
+    assert asked == [["zebra", "poison about a zebra"], ["zebra"], ["zebra"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightmem_engine.errors import InvalidInput
-from lightmem_engine.sensory.normalize import normalize
+from lightmem_engine.sensory.normalize import by_day, normalize
 from lightmem_engine.types import Message, TurnDraft
 
 NOW = datetime(2024, 3, 1, 12, 0, tzinfo=UTC)
@@ -74,7 +75,7 @@ def test_equal_times_are_spaced_by_a_millisecond_also_across_calls() -> None:
 def test_a_bump_does_not_cross_midnight() -> None:
     drafts = run(*(Message("user", str(i), timestamp="2023-05-20T23:59:59.999") for i in range(500)))
     assert {draft.event_time.date().isoformat() for draft in drafts} == {"2023-05-20"}
-    assert all(a.event_time < b.event_time for a, b in zip(drafts, drafts[1:], strict=False))
+    assert all(a.event_time < b.event_time for a, b in itertools.pairwise(drafts))
 
 
 def test_a_bump_keeps_the_messages_own_offset() -> None:
@@ -86,10 +87,20 @@ def test_a_bump_keeps_the_messages_own_offset() -> None:
     assert drafts[1].event_time.utcoffset() == timedelta(hours=9)
 
 
+def test_a_message_that_arrives_late_keeps_the_day_it_claims() -> None:
+    drafts = run(
+        Message("user", "a", timestamp="2023-05-21T10:00:00+02:00"),
+        Message("user", "b", timestamp="2023-05-20T09:00:00+02:00"),
+        Message("user", "c", timestamp="2023-05-01"),
+    )
+    assert [draft.event_time.date().isoformat() for draft in drafts[:2]] == ["2023-05-21", "2023-05-20"]
+    assert all(a.event_time < b.event_time for a, b in itertools.pairwise(drafts))
+
+
 @given(st.lists(st.sampled_from(["2023-05-20", "2023-05-21T10:00-05:00", "2023/05/19 (Fri) 23:59", 0, 1.7e9])))
 def test_times_grow_strictly(stamps: list[str | float]) -> None:
     drafts = run(*(Message("user", "x", timestamp=stamp) for stamp in stamps), zone=ZoneInfo("America/New_York"))
-    assert all(a.event_time < b.event_time for a, b in zip(drafts, drafts[1:], strict=False))
+    assert all(a.event_time < b.event_time for a, b in itertools.pairwise(drafts))
 
 
 @pytest.mark.parametrize(
@@ -126,3 +137,22 @@ def test_a_bad_call_time_is_refused() -> None:
 def test_the_end_of_the_calendar_is_refused() -> None:
     with pytest.raises(InvalidInput, match="end of the calendar"):
         run(Message("user", "a"), last_event_time=datetime.max.replace(tzinfo=UTC))
+
+
+def test_a_reply_without_a_time_was_given_in_its_questions_time() -> None:
+    drafts = run(Message("user", "hi", timestamp="2023-05-08T10:00:00"), Message("assistant", "hello"))
+    assert [draft.event_time.isoformat() for draft in drafts] == [
+        "2023-05-08T10:00:00+00:00",
+        "2023-05-08T10:00:00.001000+00:00",
+    ]
+
+
+def test_days_of_a_call_without_a_session() -> None:
+    messages = [
+        Message("user", "late", timestamp="2023-05-08T23:59:00-05:00"),
+        Message("assistant", "good night"),
+        Message("user", "morning", timestamp="2023-05-09T08:00:00-05:00"),
+    ]
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    days = by_day(messages, timestamp=None, zone=UTC, now=now)
+    assert [(day, len(part)) for day, part in days] == [("2023-05-08", 2), ("2023-05-09", 1)]

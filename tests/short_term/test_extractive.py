@@ -15,7 +15,6 @@ def test_each_piece_becomes_one_entry_with_its_span_and_original_words() -> None
     turn = sensed(3, text, pieces=[(0, 34, "went Rome yesterday Bob."), (35, 46, "hot.")])
     first, second = drafts(segment(turn, id=9))
     assert first.text == "Ann: went Rome yesterday (7 May 2023) Bob."
-    assert first.index_text == "I went to Rome yesterday with Bob."
     assert first.sources == (Source("m3", 3, 0, 34),)
     assert (first.kind, first.session, first.speaker, first.role, first.segment) == ("turn", "s", "Ann", "user", 9)
     assert first.event_time == turn.turn.event_time

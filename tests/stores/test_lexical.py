@@ -119,6 +119,15 @@ def test_a_very_long_query_is_searched_by_its_rarest_terms() -> None:
     assert np.argmax(index.scores([*query[:1], "word7"])) == 7
 
 
+def test_words_of_nearly_every_document_are_left_out_of_a_large_memory() -> None:
+    index = LexicalIndex()
+    count = (1 << 16) + 1
+    for i in range(count):
+        index.add("common kiwi" if i == 5 else "common", session=-1, position=(i, 0))
+    assert np.flatnonzero(index.scores(["common", "kiwi"])).tolist() == [5]
+    assert np.count_nonzero(index.scores(["common"])) == count  # unless there is nothing else
+
+
 def test_memory_per_posting_is_small() -> None:
     index = LexicalIndex()
     for i in range(2000):

@@ -170,3 +170,41 @@ def test_ten_thousand_messages_of_five_hundred_users_fit_in_memory() -> None:
             index.apply([doc(i, text, vector=np.full(384, 0.05, np.float32))], i)
         total += index.nbytes
     assert total * 10 < 30e6
+
+
+def test_a_lent_vector_serves_until_the_documents_own_arrives() -> None:
+    index = UserIndex(DIM)
+    index.apply([doc(1, "kiwi trip", vector=vector(1)), doc(2, "boat " * 900), doc(3, "paris")], 3)
+    waiting = index.waiting()
+    assert [(one.key, one.speaker) for one in waiting] == [("m2.0", "Ann"), ("m3.0", "Ann")]
+    assert len(waiting[0].text) == 1000
+    index.lend(waiting, np.stack([vector(2), vector(3)]))
+    index.check()
+    assert index.waiting() == []
+    assert not np.isnan(index.cosine(vector(1))).any()
+    index.apply([doc(3, "paris", vector=vector(9))], 4)
+    assert index.cosine(vector(9))[2] == pytest.approx(1)
+    index.apply([doc(2, "another text")], 5)
+    assert [one.text for one in index.waiting()] == ["another text"]
+
+
+def test_vectors_are_not_lent_to_what_has_changed_meanwhile() -> None:
+    index = UserIndex(DIM)
+    index.apply([doc(1, "kiwi"), doc(2, "boat"), doc(3, "paris")], 3)
+    waiting = index.waiting()
+    index.apply([doc(1, "other words"), IndexDoc("drop", "m2.0", ""), doc(3, "paris", vector=vector(3))], 6)
+    index.lend(waiting, np.stack([vector(1), vector(1), vector(1)]))
+    index.check()
+    columns = index.columns()
+    assert np.isnan(index.cosine(vector(1))[columns.refs.index("r1.0")]) or not columns.live[0]
+    assert [one.text for one in index.waiting()] == ["other words"]
+    assert index.cosine(vector(3))[2] == pytest.approx(1)
+
+
+def test_only_the_newest_wait_and_what_was_given_up_waits_no_more() -> None:
+    index = UserIndex(DIM)
+    index.apply([doc(number, f"word{number}") for number in range(40)], 40)
+    assert [one.key for one in index.waiting()] == [f"m{number}.0" for number in range(24, 40)]
+    index.lend(index.waiting(), None)
+    assert index.waiting() == []
+    assert np.isnan(index.cosine(vector(1))).all()

@@ -14,7 +14,9 @@ DIM = 8
 
 def unit(seed: int) -> npt.NDArray[np.float32]:
     vector = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
-    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+    vector /= np.linalg.norm(vector)
+    vector.flags.writeable = False  # as it comes out of a database
+    return vector
 
 
 def filled(count: int, device: str = "cpu") -> VectorIndex:
@@ -25,9 +27,10 @@ def filled(count: int, device: str = "cpu") -> VectorIndex:
 
 
 def devices() -> list[str]:
+    """FAISS, torch's code on the CPU (an indexed device is torch's), and CUDA where there is one."""
     import torch
 
-    return ["cpu", "cuda:0"] if torch.cuda.is_available() else ["cpu"]
+    return ["cpu", "cpu:0", "cuda:0"] if torch.cuda.is_available() else ["cpu", "cpu:0"]
 
 
 def test_scores_are_inner_products_and_nan_without_a_vector() -> None:

@@ -1,0 +1,83 @@
+"""What each term of the ranking contributes, on raw turns and without any language model.
+
+    python -m bench.bench_recall locomo FILE [beam FILE ...]
+
+Turns are cut into stretches of at most 120 words and kept as they are, so the figures judge search alone; budgets are
+counted on dated raw lines, which makes R@B lower than that of compressed memory. One row per dataset,
+variant and metric in bench/results/recall.csv. The files are for measuring only: no setting may be chosen per set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.bench_search import Embed, embedder
+from bench.harness import RESULTS, Table
+from lightmem_engine.config import EngineConfig, replace
+from lightmem_engine.evaluation.datasets import Dataset, load
+from lightmem_engine.evaluation.retrieval import evaluate
+from lightmem_engine.long_term.memory import reader_line
+from lightmem_engine.long_term.rank import DEFAULT_WEIGHTS, Weights
+from lightmem_engine.types import Vectors
+from tests.evaluation.raw_memory import RawMemory
+
+DIM = 384
+
+
+def remembered(embed: Embed) -> Embed:
+    """Embed every text once, however many variants ask for it."""
+    known: dict[str, np.ndarray] = {}
+
+    async def cached(texts: Sequence[str]) -> Vectors:
+        new = sorted({text for text in texts if text not in known}, key=len)
+        if new:
+            known.update(zip(new, await embed(new), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return cached
+
+
+def variants() -> dict[str, tuple[EngineConfig, Weights]]:
+    """The default, each strategy, and the default without each of its terms."""
+    config = EngineConfig()
+    found = {"default": (config, DEFAULT_WEIGHTS)}
+    for strategy in ("embedding", "context"):
+        found[f"{strategy} only"] = (replace(config, **{"search.index_strategy": strategy}), DEFAULT_WEIGHTS)
+    for term in ("named_speaker", "person", "date", "question"):
+        found[f"without {term}"] = (config, dataclasses.replace(DEFAULT_WEIGHTS, **{term: 0.0}))
+    return found
+
+
+async def measure(dataset: Dataset, embed: Embed, table: Table) -> None:
+    """One row per variant and metric."""
+    for name, (config, weights) in variants().items():
+        report = await evaluate(RawMemory(embed, DIM, config, weights=weights), dataset, render=reader_line)
+        credited = {f"credited {key}": value for key, value in report["credited"].items() if key != "questions"}
+        for metric, value in (report["main"] | credited).items():
+            unit = "questions" if metric == "questions" else "share"
+            table.value({"dataset": dataset.name, "variant": name}, metric, unit, value)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure each dataset named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", metavar="NAME FILE", nargs="+")
+    parser.add_argument("--dry", action="store_true", help="print the rows, store none")
+    args = parser.parse_args(argv)
+    if len(args.pairs) % 2:
+        parser.error("every dataset needs a name and a file")
+    embed = remembered(embedder("minilm", "cpu"))
+    table = Table("recall", None if args.dry else RESULTS)
+    for name, path in zip(args.pairs[::2], args.pairs[1::2], strict=True):
+        asyncio.run(measure(load(name, path), embed, table))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""What memory is for: tell facts in two sessions, kill the server with -9, start it again, ask in a third.
+
+    python -m bench.demo [--stub-encoders]
+
+Everything happens in a temporary directory on a free port. Exit code 0 if every question recalled its fact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+from openai import APIError, OpenAI
+
+from tests.support.server import STUB_ENCODERS, Server
+
+USER = "ann"
+TOLD = {
+    "monday": (
+        "My sister Anna moved to Lisbon in March and works as a nurse.",
+        "I am allergic to peanuts, so please never suggest satay.",
+        "Our dog Bruno is a three year old beagle.",
+    ),
+    "tuesday": (
+        "I bought a red Canyon bicycle for 2400 euros.",
+        "My dentist appointment is on 14 June at 9:30.",
+    ),
+}
+QUESTIONS = {
+    "Where does my sister live?": "Lisbon",
+    "Which food am I allergic to?": "peanuts",
+    "What breed is our dog?": "beagle",
+    "How much did the bicycle cost?": "2400",
+    "When do I see the dentist?": "14 June",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the whole story."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stub-encoders", action="store_true", help="hash words instead of running a model")
+    settings = STUB_ENCODERS if parser.parse_args(argv).stub_encoders else ()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            return story(Path(directory) / "data", settings)
+    except (APIError, httpx.HTTPError, AssertionError) as error:  # AssertionError: the server did not start
+        print(f"demo: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def story(data_dir: Path, settings: Sequence[str]) -> int:
+    """Tell, kill, ask; 0 if all was recalled."""
+    print("Starting the server ...", flush=True)
+    server = Server(data_dir, settings)
+    try:
+        server.wait_ready()
+        with openai(server) as client:
+            for session, facts in TOLD.items():
+                print(f"\nSession {session!r}:")
+                for fact in facts:
+                    print(f"  {USER}: {fact}", flush=True)
+                    chat(client, session, fact)
+    finally:
+        server.kill()
+    print("\nkill -9. Starting the server again ...", flush=True)
+    started = time.perf_counter()
+    with Server(data_dir, settings) as server, openai(server) as client, httpx.Client(base_url=server.url) as native:
+        print(f"Ready after {time.perf_counter() - started:.1f} s.\n\nSession 'wednesday':")
+        recalled = sum(ask(client, native, question, fact) for question, fact in QUESTIONS.items())
+        stranger = search(native, "eve", next(iter(QUESTIONS)))
+        print(f"\n{recalled} of {len(QUESTIONS)} facts recalled; another user gets {len(stranger)} of them.")
+        if model(client) == "stub":
+            print("The answers come from the stub model, which only echoes: start with MODEL=... for real ones.")
+    return 0 if recalled == len(QUESTIONS) and not stranger else 1
+
+
+def openai(server: Server) -> OpenAI:
+    """The stock client."""
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def model(client: OpenAI) -> str:
+    """The name of the model that answers."""
+    return client.models.list().data[0].id
+
+
+def chat(client: OpenAI, session: str, text: str) -> str:
+    """One chat turn; the reply."""
+    reply = client.chat.completions.create(
+        model=model(client),
+        messages=[{"role": "user", "content": text}],
+        extra_headers={"X-Memory-User-Id": USER, "X-Memory-Session-Id": session},
+    )
+    return reply.choices[0].message.content or ""
+
+
+def ask(client: OpenAI, native: httpx.Client, question: str, fact: str) -> bool:
+    """Ask in a new session and show what was recalled first; whether it holds the fact."""
+    best = search(native, USER, question)
+    found = bool(best) and fact in best[0]
+    print(f"  {USER}: {question}\n    recalled: {best[0] if best else 'nothing'}{'' if found else '   <- wrong'}")
+    print(f"    answer:   {chat(client, 'wednesday', question)}", flush=True)
+    return found
+
+
+def search(native: httpx.Client, user: str, question: str) -> list[str]:
+    """What the user's memory holds on a question, best first."""
+    body = {"user_id": user, "query": question, "top_k": 3}
+    answer = native.post("/v1/memory/search", json=body, timeout=60).raise_for_status()
+    return [hit["text"] for hit in answer.json()["hits"]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Run benches one after another.
+
+    python -m bench.run [NAME ...] [--quick] [--list]
+
+Without names, all that need no data files. --quick runs each small, to see that it works; its rows are not stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.harness import ROOT
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A module with its arguments; `files` says which data it needs, and then it runs only by hand."""
+
+    module: str
+    about: str
+    arguments: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
+    files: str = ""
+
+
+BENCHES = {
+    "search": Bench(
+        "bench.bench_search",
+        "recall in one user's memory of 1,000 to 100,000 entries",
+        ("--embedder", "minilm"),
+        ("--entries", "1000", "--searches", "20", "--dry"),
+    ),
+    "ingest": Bench(
+        "bench.bench_ingest",
+        "10,000 messages from 500 users over 32 connections",
+        (),
+        ("--stub", "--messages", "300", "--users", "20", "--dry"),
+    ),
+    "ingest_mixed": Bench(
+        "bench.bench_ingest",
+        "searches and chats while messages arrive",
+        ("--mixed", "--messages", "1000", "--users", "50"),
+        ("--mixed", "--stub", "--messages", "200", "--users", "10", "--idle-seconds", "1", "--dry"),
+    ),
+    "recall": Bench(
+        "bench.bench_recall",
+        "what each term of the ranking contributes",
+        files="python -m bench.bench_recall locomo FILE [beam FILE ...]",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what was asked for; exit code 1 if one of them failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {', '.join(BENCHES)}")
+    parser.add_argument("--quick", action="store_true", help="small and unrecorded")
+    parser.add_argument("--list", action="store_true", help="say what there is")
+    args = parser.parse_args(argv)
+    if args.list:
+        for name, bench in BENCHES.items():
+            print(f"{name:14}{bench.about}{f'; by hand: {bench.files}' if bench.files else ''}")
+        return 0
+    for name in args.names:
+        if name not in BENCHES:
+            parser.error(f"no bench is called {name!r}; there are {', '.join(BENCHES)}")
+        if BENCHES[name].files:
+            parser.error(f"{name} needs data files: {BENCHES[name].files}")
+    failed = []
+    for name in args.names or [name for name, bench in BENCHES.items() if not bench.files]:
+        bench = BENCHES[name]
+        print(f"== {name}: {bench.about}", flush=True)
+        command = [sys.executable, "-m", bench.module, *(bench.quick if args.quick else bench.arguments)]
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The nouns of the engine. Data only; every time is an aware `datetime`."""
+
+from lightmem_engine.types.base import (
+    KINDS,
+    ROLES,
+    STATES,
+    FinishReason,
+    Floats,
+    Kind,
+    Priority,
+    Role,
+    State,
+    Vector,
+    Vectors,
+)
+from lightmem_engine.types.conversation import Message, Scope, Turn, TurnDraft
+from lightmem_engine.types.entries import EntryDraft, MemoryEntry, Source
+from lightmem_engine.types.language import Completion, Delta, Prompt, Sampling, Usage
+from lightmem_engine.types.recall import Columns, Hit, IndexDoc
+from lightmem_engine.types.sensing import Piece, Segment, SensedTurn, Window, WindowScores, Word
+from lightmem_engine.types.turns import OpenTurn, TurnOptions
+
+__all__ = [
+    "KINDS",
+    "ROLES",
+    "STATES",
+    "Columns",
+    "Completion",
+    "Delta",
+    "EntryDraft",
+    "FinishReason",
+    "Floats",
+    "Hit",
+    "IndexDoc",
+    "Kind",
+    "MemoryEntry",
+    "Message",
+    "OpenTurn",
+    "Piece",
+    "Priority",
+    "Prompt",
+    "Role",
+    "Sampling",
+    "Scope",
+    "Segment",
+    "SensedTurn",
+    "Source",
+    "State",
+    "Turn",
+    "TurnDraft",
+    "TurnOptions",
+    "Usage",
+    "Vector",
+    "Vectors",
+    "Window",
+    "WindowScores",
+    "Word",
+]

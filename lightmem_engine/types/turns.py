@@ -1,0 +1,39 @@
+"""One turn of chat with memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOptions:
+    """What one chat turn asks of memory; None takes the configured value."""
+
+    session: str | None = None
+    read: bool = True
+    write: bool = True
+    top_k: int | None = None
+    max_tokens: int | None = None
+    filters: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """A chat turn between its question and its answer.
+
+    messages: what to send to the model.   used: ids of what was recalled.   tokens_added: `text.num_tokens` of it.
+    stored: whether the user's words are on disk.   degraded: why recall gave less than it could, or None.
+    salt, kv_params: what a model server needs to keep this user's caches apart; empty for a model in process.
+    """
+
+    turn_id: str
+    messages: tuple[Mapping[str, Any], ...]
+    used: tuple[str, ...] = ()
+    tokens_added: int = 0
+    read_ms: float = 0.0
+    stored: bool = False
+    degraded: str | None = None
+    salt: str = ""
+    kv_params: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,57 @@
+"""The benches and the demo work, at a size that measures nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bench import bench_ingest, run
+from bench.dialogues import MIN_TOKENS, sayings
+from bench.harness import ROOT
+from lightmem_engine.text import num_tokens
+
+SMALL = ["--stub", "--dry", "--messages", "60", "--users", "5", "--connections", "8", "--max-seconds", "30"]
+
+
+def test_sayings_are_long_varied_and_in_sessions() -> None:
+    said = list(sayings(600, 30))
+    assert said == list(sayings(600, 30))
+    assert all(num_tokens(saying.content) >= MIN_TOKENS for saying in said)
+    assert len({saying.content for saying in said}) == len({saying.id for saying in said}) == 600
+    of_one = [saying for saying in said if saying.user == "user7"]
+    assert [saying.role for saying in of_one] == ["user", "assistant"] * 10
+    assert len({saying.session for saying in of_one}) == 4
+
+
+def test_ingest_reports_no_error_and_drains(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_ingest.main(SMALL) == 0
+    rows = capsys.readouterr().out
+    for figure in ("errors: 0", "pending at the end: 0", "parked at the end: 0", "add latency: p20", "count 60"):
+        assert figure in rows
+
+
+def test_mixed_ingest_asks_in_every_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_ingest.main([*SMALL, "--mixed", "--idle-seconds", "0.3"]) == 0
+    rows = capsys.readouterr().out
+    for phase in ("idle", "messages arrive"):
+        assert f'"meanwhile": "{phase}"}} search latency' in rows
+
+
+def test_the_demo_recalls_everything() -> None:
+    command = [sys.executable, "-m", "bench.demo", "--stub-encoders"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "5 of 5 facts recalled; another user gets 0 of them." in done.stdout
+    assert "stub model" in done.stdout
+
+
+def test_run_lists_the_benches_and_refuses_unknown_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in run.BENCHES)
+    for names in (["nonsense"], ["recall"]):
+        with pytest.raises(SystemExit):
+            run.main(names)

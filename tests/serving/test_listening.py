@@ -1,0 +1,36 @@
+"""Where the server listens: what cannot or must not be bound fails at once, with the reason."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from lightmem_engine.config import ServerConfig
+from lightmem_engine.engine import LocalEngine
+from lightmem_engine.errors import ConfigError
+from lightmem_engine.serving.server import run
+
+
+async def _never() -> LocalEngine:
+    pytest.fail("no model may load for an address that cannot be used")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_strangers_are_kept_out(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"API keys|cannot listen"):
+        run(_never, ServerConfig(host=host, port=0))
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=str(port)):
+            run(_never, ServerConfig(port=port))
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    with pytest.raises(ConfigError, match="no-such-host"):
+        run(_never, ServerConfig(host="no-such-host.invalid"))
