@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from lightmem_engine.errors import BackendUnavailable, ConfigError, InvalidInput, Overloaded
 from lightmem_engine.models.checkpoint import progress_on_terminals_only
@@ -71,7 +74,8 @@ class QwenModel:
                     " (serve others with vLLM and set lm.url)"
                 )
             tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype)).to(device)
+            with _quiet_in_a_pipe():
+                model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype)).to(device)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot load a language model from {source!r}: {error}") from error
         return cls(model, tokenizer, name=name or source, cache_bytes=cache_bytes, worker=worker)
@@ -136,9 +140,12 @@ class QwenModel:
         messages = [{**message, "content": _text(message)} for message in prompt.messages]
         if not messages:
             raise InvalidInput("a prompt needs at least one message")
-        text = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except TemplateError as error:
+            raise InvalidInput(f"the chat template of {self.name} refuses these messages: {error}") from error
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -221,6 +228,19 @@ def check_prompt_version(source: str) -> None:
             f"{source} was trained on prompts {trained_on}, this engine speaks {v1.VERSION}: "
             "install the engine release it came with, or train it again on the current prompts"
         )
+
+
+@contextmanager
+def _quiet_in_a_pipe() -> Iterator[None]:
+    """A progress bar is for a terminal."""
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    if was_enabled and not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

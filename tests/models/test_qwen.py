@@ -163,7 +163,7 @@ async def test_bad_sampling_is_refused(model: QwenModel, sampling: Sampling) -> 
         await ask(model, CHAT, sampling)
 
 
-@pytest.mark.parametrize("messages", [[], [{"role": "user", "content": [{"type": "image_url"}]}]])
+@pytest.mark.parametrize("messages", [[], [{"content": "x"}], [{"role": "user", "content": [{"type": "image_url"}]}]])
 async def test_bad_messages_are_refused(model: QwenModel, messages: Sequence[dict[str, Any]]) -> None:
     with pytest.raises(InvalidInput):
         await ask(model, Prompt(tuple(messages)))
@@ -202,6 +202,11 @@ async def test_after_close_a_request_is_refused(folder: Path) -> None:
     await closed.aclose()
     with pytest.raises(BackendUnavailable):
         await ask(closed, CHAT)
+
+
+def test_loading_draws_no_progress_bar_in_a_pipe(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    QwenModel.load(str(folder))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_missing_checkpoint_is_a_config_error(tmp_path: Path) -> None:

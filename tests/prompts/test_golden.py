@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from lightmem_engine.prompts import v1
@@ -71,7 +72,6 @@ def test_every_golden_file_is_rendered_by_a_case() -> None:
 
 
 def test_the_example_inside_each_instruction_satisfies_its_schema() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     pairs = [
         ("extract_flat", v1.EXTRACT["flat"]),
         ("extract_event", v1.EXTRACT["event"]),

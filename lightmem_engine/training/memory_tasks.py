@@ -1,0 +1,184 @@
+"""Tasks (b) and (c): facts with their sources from numbered turns, and what newer notes do to older ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from lightmem_engine.prompts import v1
+from lightmem_engine.training.chat_task import UNKNOWN, ask
+from lightmem_engine.training.examples import Draw, Example
+from lightmem_engine.training.lives import USER, Key, Line, Teller
+from lightmem_engine.training.phrases import CHATTER
+from lightmem_engine.training.small_talk import NOTED
+from lightmem_engine.training.values import Values
+
+Action = Literal["ignore", "update", "supersede", "duplicate", "split"]
+ACTIONS: tuple[Action, ...] = ("ignore", "update", "supersede", "duplicate", "split")
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A note to decide about; `decision` without its ordinals, `newer` the entry that `by` will name."""
+
+    line: Line
+    decision: dict[str, Any] | None = None
+    newer: _Entry | None = None
+
+
+class _Days:
+    """Distinct days in no order, so that the threads of several keys are woven into each other."""
+
+    def __init__(self, teller: Teller, count: int) -> None:
+        self._days = teller.days(count)
+        teller.rng.shuffle(self._days)
+
+    def one(self) -> datetime:
+        return self._days.pop()
+
+    def two(self) -> tuple[datetime, datetime]:
+        """An older and a newer one."""
+        first, second = self._days.pop(), self._days.pop()
+        return min(first, second), max(first, second)
+
+
+def compact(value: Any) -> str:
+    """JSON as the grammar forces it: no white space, keys in the order of the schema."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def extract(draw: Draw) -> Example:
+    """Turns of one or two sessions, some telling a fact or two; the answer lists the facts in order of the turns."""
+    rng = draw.rng
+    teller = Teller(rng, Values(rng, draw.split), draw.level.noise)
+    names = (USER, "assistant") if rng.random() < 0.7 else (teller.values.draw("name"), teller.values.draw("name"))
+    count = draw.between(draw.level.turns)
+    first, *later = teller.days(rng.randint(1, 2))
+    keys = {name: teller.keys(teller.people(name, rng.randint(1, 3)), count + 2) for name in set(names)}
+    turns: list[v1.Numbered] = []
+    facts: list[dict[str, Any]] = []
+    for ordinal in range(1, count + 1):
+        speaker = names[(ordinal + 1) % 2] if rng.random() < 0.8 else names[0]
+        day = later[0] if later and ordinal > count // 2 else first
+        if speaker == "assistant":
+            turns.append(v1.Numbered(speaker, rng.choice((*NOTED, UNKNOWN, "How can I help you?")), day))
+            continue
+        text, told = _turn(draw, teller, keys[speaker], speaker, day)
+        turns.append(v1.Numbered(speaker, teller.compress(text), day))
+        facts.extend({"source": ordinal, "fact": fact} for fact in told)
+    answer = {"role": "assistant", "content": compact({"facts": facts})}
+    return Example((*v1.extract(turns), answer), ("extract",), schema=v1.EXTRACT["flat"])
+
+
+def _turn(draw: Draw, teller: Teller, keys: list[Key], speaker: str, day: datetime) -> tuple[str, list[str]]:
+    rng = draw.rng
+    choice = rng.random()
+    if choice < 0.2 * draw.level.noise:
+        return rng.choice(CHATTER), []
+    if choice < 0.3 * draw.level.noise:
+        return ask(draw, rng.choice(keys)), []
+    texts: list[str] = []
+    facts: list[str] = []
+    for _ in range(min(len(keys), 2 if rng.random() < 0.15 * draw.level.noise else 1)):
+        key = keys.pop()
+        note = teller.tell(key, day, speaker)
+        texts.append(note.text)
+        facts.append(key.fact(note.value))
+    return " ".join(texts) or rng.choice(CHATTER), facts
+
+
+def decide(draw: Draw) -> Example:
+    """Notes oldest first, and one right action for each note asked about."""
+    rng = draw.rng
+    teller = Teller(rng, Values(rng, draw.split), 0.0)
+    owner = USER if rng.random() < 0.5 else teller.values.draw("name")
+    room = draw.between(draw.level.notes)
+    keys = iter(teller.keys(teller.people(owner, rng.randint(1, 3)), 2 * room))
+    days = _Days(teller, 2 * room + 2)
+    entries: list[_Entry] = []
+    speaker = owner if rng.random() < 0.3 else ""
+    while len(entries) < room:
+        action = rng.choice(ACTIONS if not speaker else ("ignore", "supersede", "duplicate"))
+        pair = [next(keys, None), next(keys, None)] if action == "split" else [next(keys, None)]
+        if None in pair:
+            break
+        entries.extend(_MAKERS[action](teller, [key for key in pair if key is not None], days, speaker))
+    entries.sort(key=lambda entry: entry.line.event_time)
+    targets = sorted(rng.sample(range(len(entries)), min(len(entries), rng.randint(1, 3))))
+    decisions = [_numbered(entries, target) for target in targets]
+    answer = {"role": "assistant", "content": compact({"decisions": decisions})}
+    messages = v1.decide([entry.line for entry in entries], [target + 1 for target in targets])
+    return Example((*messages, answer), ("decide",), schema=v1.DECIDE)
+
+
+def _numbered(entries: list[_Entry], target: int) -> dict[str, Any]:
+    entry = entries[target]
+    decision = entry.decision or {"action": "ignore"}
+    numbered: dict[str, Any] = {"entry": target + 1, "action": decision["action"]}
+    if entry.newer is not None:
+        numbered["by"] = next(i for i, other in enumerate(entries, 1) if other is entry.newer)
+    return {**numbered, **{key: decision[key] for key in ("text", "texts") if key in decision}}
+
+
+def _said(teller: Teller, key: Key, value: str, speaker: str) -> str:
+    clause = key.statement(value, speaker or None, teller.rng.randrange(len(key.attribute.say)))
+    sentence = f"{clause[:1].upper()}{clause[1:]}."
+    return f"{speaker}: {sentence}" if speaker else sentence
+
+
+def _ignored(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> list[_Entry]:
+    day = days.one()
+    return [_Entry(Line(day, _said(teller, keys[0], teller.values.draw(keys[0].attribute.kind, day.date()), speaker)))]
+
+
+def _superseded(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> list[_Entry]:
+    kind = keys[0].attribute.kind
+    older, newer = days.two()
+    values = [teller.values.draw(kind, older.date()) for _ in range(2)]
+    while values[1] == values[0]:
+        values[1] = teller.values.draw("date" if kind == "recent" else kind)
+    second = _Entry(Line(newer, _said(teller, keys[0], values[1], speaker)))
+    first = _Entry(Line(older, _said(teller, keys[0], values[0], speaker)), {"action": "supersede"}, second)
+    return [first, second]
+
+
+def _duplicated(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> list[_Entry]:
+    older, newer = days.two()
+    value = teller.values.draw(keys[0].attribute.kind, older.date())
+    second = _Entry(Line(newer, _said(teller, keys[0], value, speaker)))
+    return [_Entry(Line(older, _said(teller, keys[0], value, speaker)), {"action": "duplicate"}, second), second]
+
+
+def _updated(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> list[_Entry]:
+    older, newer = days.two()
+    value = teller.values.draw(keys[0].attribute.kind, older.date())
+    base = keys[0].fact(value)[:-1]
+    details = [
+        f" together with {teller.values.draw('name')}",
+        f" since {teller.rng.randint(1990, 2030)}",
+        f" because of {teller.values.draw('thing')}",
+        f" near {teller.values.draw('place')}",
+    ]
+    teller.rng.shuffle(details)
+    old_detail = details[0] if teller.rng.random() < 0.3 else ""
+    text = f"{base}{old_detail}{details[1]}."
+    second = _Entry(Line(newer, f"{base}{details[1]}."))
+    return [_Entry(Line(older, f"{base}{old_detail}."), {"action": "update", "text": text}, second), second]
+
+
+def _split(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> list[_Entry]:
+    day = days.one()
+    texts = [key.fact(teller.values.draw(key.attribute.kind, day.date())) for key in keys]
+    return [_Entry(Line(day, " ".join(texts)), {"action": "split", "texts": texts})]
+
+
+_MAKERS: dict[Action, Callable[..., list[_Entry]]] = {
+    "ignore": _ignored,
+    "supersede": _superseded,
+    "duplicate": _duplicated,
+    "update": _updated,
+    "split": _split,
+}
