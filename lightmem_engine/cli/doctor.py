@@ -58,6 +58,8 @@ def _models(config: EngineConfig) -> Iterator[Finding]:
         return
     yield Finding("device", f"{encoders.device.kind}, {encoders.device.dtype} ({encoders.device.reason})")
     yield Finding("classifier", f"{encoders.classifier.name} (classifier.source = {config.classifier.source})")
-    yield Finding("embedder", f"{encoders.embedder.name}, {encoders.embedder.dim} dimensions, checksum verified")
+    packaged = not (config.embedder.model or config.embedder.stub)
+    checked = ", packaged weights, checksum verified" if packaged else ""
+    yield Finding("embedder", f"{encoders.embedder.name}, {encoders.embedder.dim} dimensions{checked}")
     backend, reason = choose_lm(config)
     yield Finding("language model", f"{backend} ({reason})")
