@@ -107,6 +107,10 @@ class SearchIndex(Protocol):
         """Take in changes in order; afterwards `applied_seq` is `seq`. Applying a change again changes nothing."""
         ...
 
+    def check(self) -> None:
+        """Raise `CorruptStore` if the parts of the index contradict each other."""
+        ...
+
     def columns(self) -> Columns:
         """Attributes by slot."""
         ...

@@ -55,6 +55,14 @@ class _Signals:
     seq: int = 0
 
 
+def _take_in(index: SearchIndex, docs: Sequence[IndexDoc], seq: int) -> None:
+    """Apply changes; an index built from nothing is verified before it answers."""
+    is_new = index.applied_seq == 0
+    index.apply(docs, seq)
+    if is_new:
+        index.check()
+
+
 class LongTermMemory:
     """Search over the memories of all users. The indexes are caches of the feed and may be dropped at any time.
 
@@ -146,7 +154,7 @@ class LongTermMemory:
             docs, seq = await self._feed.changes(scope, user.index.applied_seq)
             if docs:
                 user.intact = False
-                await _run(lambda: user.index.apply(docs, seq), inline=_is_small(docs))
+                await _run(lambda: _take_in(user.index, docs, seq), inline=_is_small(docs))
                 user.intact = True
 
     async def _signals(self, user: _User, request: Request, question: Question) -> _Signals:
