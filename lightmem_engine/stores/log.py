@@ -32,7 +32,7 @@ def append(
     added = []
     last_seq = 0
     for draft in drafts:
-        if not _known(connection, scope, session, draft):
+        if not _known(connection, scope, draft):
             last_seq = _insert(connection, scope, session, draft, now)
             added.append(draft)
     if added:
@@ -102,11 +102,11 @@ def last_seq(connection: sqlite3.Connection, scope: Scope) -> int:
     return int(row[0] or 0)
 
 
-def _known(connection: sqlite3.Connection, scope: Scope, session: str, draft: TurnDraft) -> bool:
+def _known(connection: sqlite3.Connection, scope: Scope, draft: TurnDraft) -> bool:
     row = connection.execute(
         "SELECT digest FROM message WHERE tenant = ? AND user = ? AND id = ?", (scope.tenant, scope.user, draft.id)
     ).fetchone()
-    if row is not None and row[0] != _digest(session, draft):
+    if row is not None and row[0] != _digest(draft):
         raise Conflict(f"message {draft.id!r} is stored with other content")
     return row is not None
 
@@ -124,7 +124,7 @@ def _insert(connection: sqlite3.Connection, scope: Scope, session: str, draft: T
         offset_of(draft.event_time),
         to_ms(now),
         to_json(dict(draft.metadata)),
-        _digest(session, draft),
+        _digest(draft),
     )
     cursor = connection.execute(
         """INSERT INTO message (tenant, user, id, session, role, speaker, content, event_ms, offset_s, recorded_ms,
@@ -137,6 +137,7 @@ def _insert(connection: sqlite3.Connection, scope: Scope, session: str, draft: T
     return seq
 
 
-def _digest(session: str, draft: TurnDraft) -> bytes:
-    """What makes two messages of one id the same; event time is left out, a retry may come without one."""
-    return hashlib.sha256("\0".join((session, draft.role, draft.speaker, draft.text)).encode()).digest()
+def _digest(draft: TurnDraft) -> bytes:
+    """What makes two messages of one id the same. Event time is left out, a retry may come without one, and so is the
+    session, which may follow from the time."""
+    return hashlib.sha256("\0".join((draft.role, draft.speaker, draft.text)).encode()).digest()

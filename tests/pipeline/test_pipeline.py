@@ -7,13 +7,15 @@ import itertools
 import sqlite3
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lightmem_engine.assemble import build
 from lightmem_engine.errors import BackendUnavailable, StoreError
-from lightmem_engine.memory import AsyncMemory
+from lightmem_engine.memory import AsyncMemory, as_messages
 from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
 from lightmem_engine.pipeline.extract import ExtractStage
 from lightmem_engine.pipeline.sense import SenseStage
@@ -230,3 +232,29 @@ async def test_time_grows_strictly_within_a_session_whoever_adds(tmp_path: Path)
         found = await everything(memory)
         assert len(found) == 30
         assert all(a.event_time < b.event_time for a, b in itertools.pairwise(found))
+
+
+class _HandClock:
+    """Time that the test turns."""
+
+    def __init__(self, moment: datetime) -> None:
+        self.moment = moment
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+async def test_a_retry_after_midnight_stores_nothing_twice(tmp_path: Path) -> None:
+    clock = _HandClock(datetime(2024, 5, 1, 23, 59, tzinfo=UTC))
+    engine = await build(quick_config(tmp_path), clock)
+    try:
+        message = user("The boiler code is 4711.", id="b1")
+        assert await engine.add(Scope("ann"), as_messages(message)) == ["b1"]
+        clock.moment += timedelta(minutes=2)
+        assert await engine.add(Scope("ann"), as_messages(message)) == ["b1"]
+        assert (await engine.stats(Scope("ann")))["messages"] == 1
+    finally:
+        await engine.aclose()
