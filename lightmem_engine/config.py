@@ -31,6 +31,9 @@ def check(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+PaperIndex = Literal["code", "paper"]
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
     kind: Literal["auto", "cpu", "cuda"] = option("auto", "where models run; auto takes CUDA if there is one")
@@ -78,7 +81,7 @@ class CompressConfig:
 @dataclass(frozen=True, slots=True)
 class SegmentConfig:
     mode: Literal["hybrid", "paper"] = option("hybrid", "how topic boundaries are found")
-    paper_index: Literal["code", "paper"] = option(
+    paper_index: PaperIndex = option(
         "code", "segment.mode = paper: attention peak k cuts before turn k (code) or k + 1 (paper)"
     )
     lookahead: int = option(4, "units of dialogue read past a gap before it is decided")

@@ -104,6 +104,9 @@ async def _segmentation(file: str, config: EngineConfig, progress: Callable[[str
     progress("segmentation: whole documents")
     async with open_workbench(config) as bench:
         result: dict[str, Any] = dict(await segmentation.evaluate(documents, bench.sensory, config.segment))
+    progress("segmentation: the published rule")
+    async with open_workbench(replace(config, **{"segment.mode": "paper"})) as bench:
+        result |= await segmentation.evaluate_paper(documents, bench.sensory, config.segment)
     progress("segmentation: turn by turn")
     result["live"] = segmentation.report(documents, await _stored_boundaries(documents, config))
     return result

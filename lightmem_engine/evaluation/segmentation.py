@@ -6,16 +6,17 @@ A document is `{"turns": [{"role" or "speaker", "text"}], "boundaries": [i, ...]
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from lightmem_engine.config import SegmentConfig
+from lightmem_engine.config import PaperIndex, SegmentConfig
 from lightmem_engine.sensory.memory import SensoryJob, SensoryMemory
 from lightmem_engine.sensory.normalize import normalize
-from lightmem_engine.sensory.segment import document_boundaries, signal
+from lightmem_engine.sensory.segment import TurnSignal, document_boundaries, signal
 from lightmem_engine.types import Message, Scope, Turn
 
 Document = Mapping[str, Any]
@@ -117,13 +118,29 @@ def _climb(values: Sequence[float], start: int, step: int) -> float:
 
 async def evaluate(documents: Sequence[Document], sensory: SensoryMemory, config: SegmentConfig) -> dict[str, Report]:
     """`main`: whole document at once.   `empty`, `dip`: baselines. Live is what an engine stored."""
-    jobs = [SensoryJob(document_turns(document)) for document in documents]
-    signals = [[signal(turn) for turn in sensed] for sensed in await sensory.sense(jobs)]
+    signals = await _signals(documents, sensory)
     return {
         "main": report(documents, [document_boundaries(turns, config) for turns in signals]),
         "empty": report(documents, [[] for _ in documents]),
         "dip": report(documents, [dip_boundaries(np.stack([t.vector for t in turns])) for turns in signals]),
     }
+
+
+async def evaluate_paper(
+    documents: Sequence[Document], sensory: SensoryMemory, config: SegmentConfig
+) -> dict[str, Report]:
+    """The published rule on whole documents, with both of its index conventions; `sensory` attends to user turns."""
+    signals = await _signals(documents, sensory)
+    found = {}
+    for index in get_args(PaperIndex):
+        rule = replace(config, mode="paper", paper_index=index)
+        found[f"paper, {index} index"] = report(documents, [document_boundaries(turns, rule) for turns in signals])
+    return found
+
+
+async def _signals(documents: Sequence[Document], sensory: SensoryMemory) -> list[list[TurnSignal]]:
+    jobs = [SensoryJob(document_turns(document)) for document in documents]
+    return [[signal(turn) for turn in sensed] for sensed in await sensory.sense(jobs)]
 
 
 def document_messages(document: Document) -> list[Message]:

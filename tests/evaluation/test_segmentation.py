@@ -123,5 +123,5 @@ async def test_live_boundaries_are_those_an_engine_stored(tmp_path: Path) -> Non
     file.write_text(json.dumps([document(seed) for seed in range(4)]))
     config = replace(EngineConfig(), **{"embedder.stub": True, "classifier.source": "stub"})
     found = await evaluate_file("segmentation", [str(file)], config, Judged(), lambda text: None)
-    assert set(found) == {"main", "live", "empty", "dip"}
+    assert set(found) == {"main", "live", "empty", "dip", "paper, code index", "paper, paper index"}
     assert found["live"]["F1"] > 0.75
