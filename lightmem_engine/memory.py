@@ -174,7 +174,12 @@ class Memory:
         if self._loop.is_closed():
             work.close()
             raise StoreError("the memory is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
 
     def _stop(self) -> None:
         self._run(self._loop.shutdown_default_executor())

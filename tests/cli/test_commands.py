@@ -249,8 +249,16 @@ def test_ctrl_c_stops_a_server_and_an_add(tmp_path: Path, here: Sequence[str]) -
     assert server.stop() == 0
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "lightmem_engine", "add", "-", "--user", "ann", *here]
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        env=environment,
+        text=True,
+        # A shell's background job ignores Ctrl-C and so would its children, these tests among them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stdin is not None
         assert process.stderr is not None
