@@ -162,6 +162,8 @@ class DeviceWorker:
         started = time.perf_counter()
         try:
             results = list(self._lanes[name]([item.value for item in batch]))
+            if len(results) != len(batch):
+                raise ModelError(f"{name}: {len(results)} results for {len(batch)} items")
         except LightMemError as error:
             self._fail(batch, error)
             return

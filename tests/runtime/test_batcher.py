@@ -110,6 +110,14 @@ async def test_a_typed_error_passes_through(worker: DeviceWorker) -> None:
         await worker.run("strict", [1], [1], Priority.INGEST)
 
 
+async def test_a_lane_that_loses_an_item_fails_its_callers_and_works_on(worker: DeviceWorker) -> None:
+    worker.add_lane("short", lambda items: items[1:])
+    with pytest.raises(ModelError, match="1 results for 2 items"):
+        await worker.run("short", [1, 2], [1, 1], Priority.INGEST)
+    worker.add_lane("good", lambda items: items)
+    assert await asyncio.wait_for(worker.run("good", [1], [1], Priority.INGEST), 10) == [1]
+
+
 async def test_items_of_a_caller_that_went_away_are_dropped(worker: DeviceWorker) -> None:
     gate = Gate()
     first = await _busy(worker, gate)
