@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -40,26 +40,27 @@ def chat(draw: Draw) -> Example:
     messages: list[dict[str, Any]] = []
     tasks: list[Task] = []
     known = memory.known
-    asked_about: set[Key] = set()
+    needed_at: dict[Key, int] = {}  # the message that first needs what the notes say of the key
     for _ in range(draw.between(draw.level.questions)):
         if memory.unknown and rng.random() < 0.08 * (1 + draw.level.noise):  # told in this conversation
             corrects = rng.random() < 0.3
             key = rng.choice(list(known)) if corrects else memory.unknown.pop()
             note = teller.tell(key, memory.notes[-1].event_time, USER, change=corrects)
             known[key] = note.value
+            needed_at.setdefault(key, len(messages))
             _say(messages, tasks, note.text, rng.choice(NOTED), "plain")
             continue
         if rng.random() < 0.04:
             _say(messages, tasks, *rng.choice(PLAIN), "plain")
             continue
-        open_keys = [key for key in known if key not in asked_about] or list(known)
+        open_keys = [key for key in known if key not in needed_at] or list(known)
         is_known = rng.random() < 0.75 or not memory.unknown
         key = rng.choice(open_keys if is_known else memory.unknown)
-        asked_about.add(key)
+        needed_at.setdefault(key, len(messages))
         asked = ask(draw, key)
         answer = key.answer(f"{known[key]}." if is_known else UNKNOWN)
         _say(messages, tasks, asked, answer, "chat" if is_known else "refuse")
-    return Example(tuple(placed(draw, memory, messages)), tuple(tasks), is_live=rng.random() < 0.7)
+    return Example(tuple(placed(draw, memory, messages, needed_at)), tuple(tasks), is_live=rng.random() < 0.7)
 
 
 def remember(draw: Draw, teller: Teller, num_lines: int) -> Memory:
@@ -87,8 +88,13 @@ def remember(draw: Draw, teller: Teller, num_lines: int) -> Memory:
     return Memory(owner, sorted(notes, key=lambda note: note.event_time), unknown)
 
 
-def placed(draw: Draw, memory: Memory, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The conversation with the notes where the engine puts them: the block, the hits of the first turn, or both."""
+def placed(
+    draw: Draw, memory: Memory, messages: Sequence[dict[str, Any]], needed_at: Mapping[Key, int] | None = None
+) -> list[dict[str, Any]]:
+    """The conversation with the notes where the engine puts them: the block, hits of turns, or both.
+
+    needed_at: key -> message before whose end its notes must have been shown; with it, hits may come at later turns.
+    """
     rng = draw.rng
     teller = Teller(rng, Values(rng, draw.split), draw.level.noise)
     lines = [
@@ -98,14 +104,23 @@ def placed(draw: Draw, memory: Memory, messages: Sequence[dict[str, Any]]) -> li
     system = [{"role": "system", "content": rng.choice(_SYSTEMS)}] if rng.random() < 0.5 else []
     today = memory.notes[-1].event_time + timedelta(days=rng.randint(0, 40)) if rng.random() < 0.4 else None
     where = rng.random()
-    if where < 0.35:
+    if where < 0.3:
         return v1.place([*system, *messages], block=lines)
-    cut = rng.randrange(1, len(lines)) if where > 0.85 and len(lines) > 1 else 0
-    hits = list(lines[cut:])
-    if rng.random() < 0.2:
-        rng.shuffle(hits)  # best first instead of oldest first: only the dates tell
-    text = v1.memory_text(hits, today)
-    return v1.place([*system, *messages], block=lines[:cut], replayed={len(system): text})
+    cut = rng.randrange(1, len(lines)) if where > 0.8 and len(lines) > 1 else 0
+    turns: dict[int, list[str]] = {}
+    spread = needed_at is not None and len(messages) > 2 and rng.random() < 0.5
+    for note, line in zip(memory.notes[cut:], lines[cut:], strict=True):
+        turns.setdefault(_turn_for(draw, note, messages, needed_at or {}) if spread else 0, []).append(line)
+    if not spread and rng.random() < 0.2:
+        rng.shuffle(turns[0])  # best first instead of oldest first: only the dates tell
+    replayed = {len(system) + turn: v1.memory_text(hits, today) for turn, hits in turns.items()}
+    return v1.place([*system, *messages], block=lines[:cut], replayed=replayed)
+
+
+def _turn_for(draw: Draw, note: Note, messages: Sequence[dict[str, Any]], needed_at: Mapping[Key, int]) -> int:
+    """A user message at which the note comes in time; a third of them come just in time, as recall brings them."""
+    last = needed_at.get(note.key, len(messages) - 2) if note.key is not None else len(messages) - 2
+    return last if draw.rng.random() < 0.35 else draw.rng.randrange(0, last + 1, 2)
 
 
 def ask(draw: Draw, key: Key) -> str:

@@ -28,6 +28,7 @@ _WARMUP_STEPS = 60
 _DECAY = 0.35  # the last share of the budget, over which the rate falls to a twentieth
 _SMOOTHING = 0.98
 _MIN_STEPS = 60  # the fewest on one level
+_MAX_STEPS = 2500  # the most, so that no level uses up the budget of those after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,10 @@ class Progress:
         self.exact[task] = before + (1 - _SMOOTHING) * (is_exact - before)
 
     def advance(self) -> bool:
-        """Go to the next level if this one is learned; says whether it did."""
+        """Go to the next level if this one is learned, or has had its time; says whether it did."""
         is_last = self.level + 1 == len(LEVELS)
-        if is_last or self.level_step < _MIN_STEPS or self.exact.get("chat", 0.0) < LEVELS[self.level].exact:
+        is_learned = self.level_step >= _MIN_STEPS and self.exact.get("chat", 0.0) >= LEVELS[self.level].exact
+        if is_last or not (is_learned or self.level_step >= _MAX_STEPS):
             return False
         self.level, self.level_step = self.level + 1, 0
         return True
