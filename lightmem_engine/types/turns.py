@@ -9,13 +9,19 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TurnOptions:
-    """What one chat turn asks of memory; None takes the configured value."""
+    """What one chat turn asks of memory; None takes the configured value.
+
+    session: the caller's name for the conversation; None lets the history tell which one it is.   budget_ms: time for
+    recall.   idempotency_key: the caller's name for this very request; a retry brings the same one.
+    """
 
     session: str | None = None
     read: bool = True
     write: bool = True
     top_k: int | None = None
     max_tokens: int | None = None
+    budget_ms: float | None = None
+    idempotency_key: str | None = None
     filters: Mapping[str, Any] | None = None
 
 

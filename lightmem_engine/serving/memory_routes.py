@@ -1,0 +1,48 @@
+"""The native routes under `/v1/memory/`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+
+from lightmem_engine.serving.access import engine_of, scope_of
+from lightmem_engine.serving.schemas import AddBody, FlushBody, SearchBody
+from lightmem_engine.serving.shapes import hit_json
+from lightmem_engine.types import Message
+
+
+def add_memory_routes(app: FastAPI) -> None:
+    """Add, search, flush, stats."""
+
+    @app.post("/v1/memory/add")
+    async def add(request: Request, body: AddBody) -> dict[str, Any]:
+        ids = await engine_of(request).add(
+            scope_of(request, body.user_id),
+            [Message(**message.model_dump()) for message in body.messages],
+            session=body.session_id,
+            timestamp=body.timestamp,
+            metadata=body.metadata,
+            wait=body.wait,
+        )
+        return {"message_ids": ids}
+
+    @app.post("/v1/memory/search")
+    async def search(request: Request, body: SearchBody) -> dict[str, Any]:
+        hits = await engine_of(request).search(
+            scope_of(request, body.user_id),
+            body.query,
+            top_k=body.top_k,
+            max_tokens=body.max_tokens,
+            as_of=body.as_of,
+            filters=body.filters,
+        )
+        return {"hits": [hit_json(hit) for hit in hits]}
+
+    @app.post("/v1/memory/flush")
+    async def flush(request: Request, body: FlushBody) -> dict[str, Any]:
+        return await engine_of(request).flush(None if body.user_id is None else scope_of(request, body.user_id))
+
+    @app.get("/v1/memory/stats")
+    async def stats(request: Request, user_id: str | None = None) -> dict[str, Any]:
+        return await engine_of(request).stats(None if user_id is None else scope_of(request, user_id))
