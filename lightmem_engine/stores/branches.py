@@ -22,7 +22,8 @@ ROOT = b""
 @dataclass(frozen=True, slots=True)
 class Link:
     """One message of a path. parent, digest: of the chain before it and up to it.   item: of the message alone.
-    message: its place in the log, if it is remembered.   turn: the turn of its thread that wrote it."""
+    message: its place in the log, if it is remembered.   turn: the turn of its thread that wrote it.   cut: the text of
+    a reply that did not come to its end."""
 
     id: int
     digest: bytes
@@ -32,6 +33,7 @@ class Link:
     message: int | None
     injection: str | None
     turn: int
+    cut: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,12 @@ def decide_named(items: Sequence[bytes], roles: Sequence[str], paths: Sequence[P
     return _window(items, roles, newest) or Plan(replaced=newest)
 
 
-def decide_unnamed(items: Sequence[bytes], paths: Sequence[Path]) -> Plan:
+def decide_unnamed(items: Sequence[bytes], roles: Sequence[str], texts: Sequence[str], paths: Sequence[Path]) -> Plan:
     """For a request without a session id: continue a path that it repeats to the end, or whose last reply alone is
     missing (a retry, a regenerated reply); otherwise begin anew.
+
+    A reply that was cut off may have got farther here than at the client, or the other way round: it is repeated if
+    one text begins with the other.
 
     paths: threads of server-named sessions that may fit, the most recent first.
     """
@@ -112,7 +117,12 @@ def decide_unnamed(items: Sequence[bytes], paths: Sequence[Path]) -> Plan:
         found = Plan(path, 0, common_length(items, path, 0))
         is_continued = not found.tail
         is_resent = found.common == len(items) and [link.role for link in found.tail] == ["assistant"]
-        if (is_continued or is_resent) and found.common > best.common:
+        is_cut = (
+            len(found.tail) == 1
+            and found.common < len(items)
+            and _is_cut(found.tail[0], roles[found.common], texts[found.common])
+        )
+        if (is_continued or is_resent or is_cut) and found.common > best.common:
             best = found
     return best
 
@@ -125,6 +135,11 @@ def common_length(items: Sequence[bytes], path: Path, offset: int) -> int:
             break
         count += 1
     return count
+
+
+def _is_cut(link: Link, role: str, text: str) -> bool:
+    is_reply = link.cut is not None and role == "assistant"
+    return is_reply and (str(link.cut).startswith(text) or text.startswith(str(link.cut)))
 
 
 def _window(items: Sequence[bytes], roles: Sequence[str], path: Path) -> Plan | None:

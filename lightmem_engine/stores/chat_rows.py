@@ -12,7 +12,10 @@ from lightmem_engine.stores.branches import ROOT, Link, Path
 from lightmem_engine.stores.rows import select_in, to_json
 from lightmem_engine.types import Block, Injection, Note, Scope
 
-_LINK = "id, digest, parent, item, role, message, injection, turn"
+_LINK = (
+    "l.id, l.digest, l.parent, l.item, l.role, l.message, l.injection, l.turn, "
+    "CASE WHEN l.is_partial THEN (SELECT m.content FROM message m WHERE m.seq = l.message) END"
+)
 _MAX_PATHS = 32  # threads with the same opening that are looked at, the most recent of them
 
 
@@ -24,7 +27,7 @@ def load_path(connection: sqlite3.Connection, scope: Scope, thread: int) -> Path
     if row is None:
         return None
     rows = connection.execute(
-        f"SELECT {_LINK} FROM chat_link WHERE thread = ? AND superseded_ms IS NULL ORDER BY depth", (thread,)
+        f"SELECT {_LINK} FROM chat_link l WHERE l.thread = ? AND l.superseded_ms IS NULL ORDER BY l.depth", (thread,)
     )
     return Path(row[0], thread, tuple(Link(*link) for link in rows))
 
@@ -49,16 +52,16 @@ def threads_from(connection: sqlite3.Connection, scope: Scope, session: str, roo
 
 
 def threads_to(connection: sqlite3.Connection, scope: Scope, digests: Sequence[bytes]) -> list[Path]:
-    """Threads of sessions that the server has named and that end in one of these digests, or just behind the last of
-    them; of each kind the most recent."""
+    """Threads of sessions that the server has named and that end in one of these digests, or one link behind it; of
+    each kind the most recent."""
     where = (
         "t.tenant = ? AND t.user = ? AND NOT EXISTS (SELECT 1 FROM chat_session s WHERE s.tenant = t.tenant "
         "AND s.user = t.user AND s.session = t.session AND s.is_named)"
     )
     sql = f"SELECT max(t.id) FROM chat_thread t WHERE {where} AND t.tip IN ({{in}}) GROUP BY t.tip"
     ids = {id for (id,) in select_in(connection, sql, digests, scope.tenant, scope.user)}
-    sql = f"SELECT max(t.id) FROM chat_thread t WHERE {where} AND t.before IN ({{in}})"
-    ids |= {id for (id,) in select_in(connection, sql, digests[-1:], scope.tenant, scope.user) if id is not None}
+    sql = f"SELECT max(t.id) FROM chat_thread t WHERE {where} AND t.before IN ({{in}}) GROUP BY t.before"
+    ids |= {id for (id,) in select_in(connection, sql, digests, scope.tenant, scope.user)}
     return _paths(connection, scope, sorted(ids, reverse=True)[:_MAX_PATHS])
 
 
@@ -68,12 +71,14 @@ def add_link(
     link: tuple[int, bytes, bytes, bytes, str],
     message: int | None,
     turn: int,
+    *,
+    is_partial: bool,
 ) -> int:
     """Append a link (depth, digest, parent, item, role); returns its id."""
     cursor = connection.execute(
-        "INSERT INTO chat_link (thread, depth, digest, parent, item, role, message, turn) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (thread, *link, message, turn),
+        "INSERT INTO chat_link (thread, depth, digest, parent, item, role, message, turn, is_partial) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (thread, *link, message, turn, is_partial),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid

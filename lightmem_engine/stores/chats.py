@@ -188,7 +188,9 @@ def _plan(connection: sqlite3.Connection, scope: Scope, ask: ChatAsk) -> tuple[P
         paths = chat_rows.threads_from(connection, scope, ask.session, root)
         last = chat_rows.newest_thread(connection, scope, ask.session)
         return decide_named(items, [item.role for item in ask.items], paths, last), False
-    return decide_unnamed(items, chat_rows.threads_to(connection, scope, chains(items)) if items else []), False
+    paths = chat_rows.threads_to(connection, scope, chains(items))
+    texts = [item.text for item in ask.items]
+    return decide_unnamed(items, [item.role for item in ask.items], texts, paths), False
 
 
 def _repeated(connection: sqlite3.Connection, scope: Scope, items: list[bytes], thread: int, link: int) -> Plan:
@@ -225,7 +227,8 @@ def _append(
         digest = chain(parent, item.digest)
         seq = next(seqs) if item.message is not None else None
         row = (len(links), digest, parent, item.digest, item.role)
-        id = chat_rows.add_link(connection, thread, row, seq, turn)
+        is_partial = item.message is not None and bool(item.message.metadata.get("partial"))
+        id = chat_rows.add_link(connection, thread, row, seq, turn, is_partial=is_partial)
         links.append(Link(id, digest, parent, item.digest, item.role, seq, None, turn))
     chat_rows.mark_ends(connection, thread)
     return bool(messages)

@@ -140,7 +140,7 @@ CREATE TABLE chat_link (
     thread INTEGER NOT NULL REFERENCES chat_thread (id) ON DELETE CASCADE,
     depth INTEGER NOT NULL, digest BLOB NOT NULL, parent BLOB NOT NULL, item BLOB NOT NULL, role TEXT NOT NULL,
     message INTEGER REFERENCES message (seq) ON DELETE SET NULL,
-    injection TEXT, turn INTEGER NOT NULL, superseded_ms INTEGER
+    injection TEXT, turn INTEGER NOT NULL, is_partial INTEGER NOT NULL, superseded_ms INTEGER
 );
 CREATE INDEX chat_link_by_thread ON chat_link (thread, superseded_ms, depth);
 CREATE INDEX chat_link_by_message ON chat_link (message);
