@@ -157,9 +157,7 @@ async def test_a_reply_to_a_branch_that_was_superseded_meanwhile_is_not_kept(
     assert kept(tmp_path) == ["hello", "Hi!", "what is old?", "Everything."]
 
 
-async def test_a_reply_does_not_replace_what_was_said_after_an_earlier_one(
-    tmp_path: Path, engine: LocalEngine
-) -> None:
+async def test_a_reply_does_not_replace_what_was_said_after_an_earlier_one(tmp_path: Path, engine: LocalEngine) -> None:
     talk = Talk(engine, session="s")
     talk.history.append(user("hello"))
     slow = await talk.open()
