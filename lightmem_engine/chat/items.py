@@ -81,7 +81,7 @@ def _item(message: Mapping[str, Any], tool_results: bool) -> ChatItem:
     role, text = message["role"], spoken_text(message)
     content = message.get("content")
     others = [part for part in content if not _is_text(part)] if isinstance(content, list) else []
-    name = message.get("name")
+    name = message.get("name") if isinstance(message.get("name"), str) else None
     remembered: Message | None = None
     if text and role in ("user", "assistant"):
         remembered = Message(role, text, name=name)

@@ -91,7 +91,8 @@ class Recaller:
     async def _untold(self, scope: Scope, hits: Sequence[Hit], present: Collection[str]) -> list[Hit]:
         """Without those whose source messages the request contains."""
         told = await self._contents(scope, [id for hit in hits for id in hit.source_ids])
-        return [hit for hit in hits if not all(told.get(id, "").strip() in present for id in hit.source_ids)]
+        contained = {id for id, text in told.items() if text.strip() in present}
+        return [hit for hit in hits if not hit.source_ids or not contained.issuperset(hit.source_ids)]
 
 
 def _unknown(hits: Sequence[Hit], known: Collection[Note]) -> list[Hit]:

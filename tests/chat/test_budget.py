@@ -147,7 +147,7 @@ async def test_a_store_in_trouble_is_reported_and_the_chat_goes_on(
 async def test_a_search_that_cannot_be_is_the_callers_fault(engine: LocalEngine) -> None:
     for options in ({"filters": {"no such": {"op": 1}}}, {"top_k": 10**6}):
         with pytest.raises(InvalidInput):
-            await engine.open_turn(ANN, [user(QUESTION)], TurnOptions(**options))  # type: ignore[arg-type]
+            await engine.open_turn(ANN, [user(QUESTION)], TurnOptions(**options))
 
 
 async def test_an_index_begun_in_vain_is_there_for_the_next_turn(

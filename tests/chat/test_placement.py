@@ -58,9 +58,9 @@ async def test_the_prompt_of_a_turn_is_a_prefix_of_the_next(tmp_path: Path, syst
     options = {"block.max_tokens": max_tokens, "chat.top_k": 2}
     engine = await build(quick_config(tmp_path, **options))
     await _tell(engine)
-    for named in ({"session": "s"}, {}):
-        talk, before = Talk(engine, system=system, **named), list[int]()
-        used = []
+    for session in ("s", None):
+        talk, before = Talk(engine, system=system, session=session), list[int]()
+        used: list[int] = []
         for number, question in enumerate(QUESTIONS * 2):
             turn = await talk.say(f"{question} ({number})", f"<think>\nhm\n</think>\n\nanswer {number}")
             prompt = _up_to_the_question(words, turn.messages)

@@ -31,7 +31,7 @@ def item(role: str, text: str) -> ChatItem:
 
 
 def drafts(messages: Sequence[Message], last: datetime | None) -> list[TurnDraft]:
-    found = []
+    found: list[TurnDraft] = []
     for message in messages:
         last = NOW if last is None else last + timedelta(milliseconds=1)
         id = hashlib.sha256(repr((message.content, last, len(found), _next())).encode()).hexdigest()
