@@ -21,7 +21,6 @@ from lightmem_engine.types import ChatItem, Message
 SYSTEM_ROLES = ("system", "developer")
 TOOL_ROLES = ("tool", "function")
 _HEAD, _, _FOOT = prompts.memory_text(["\0"]).partition("\0")
-_FENCE = re.compile(rf"{re.escape(_HEAD)}.*?{re.escape(_FOOT)}(?:\n\n)?", re.DOTALL)
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)  # a reply may be cut within it
 
 
@@ -58,7 +57,7 @@ def without_injected(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """The message without memory that a client has brought back in it; the very same object if there is none."""
     content = message.get("content")
     if isinstance(content, str):
-        return {**message, "content": _FENCE.sub("", content)} if _HEAD in content else message
+        return {**message, "content": _unfenced(content)} if _HEAD in content else message
     if isinstance(content, list) and _HEAD in text_of(message):
         return {**message, "content": [_part_without_injected(part) for part in content]}
     return message
@@ -93,13 +92,23 @@ def _item(message: Mapping[str, Any], tool_results: bool) -> ChatItem:
 
 def _said(role: str, text: str) -> str:
     if _HEAD in text:
-        text = _FENCE.sub("", text)
+        text = _unfenced(text)
     if role == "assistant" and "think>" in text:
         before, closes, after = text.partition("</think>")
         if closes and "<think>" not in before:  # the template has opened it
             text = after
         text = _THOUGHT.sub("", text)
     return text.strip()
+
+
+def _unfenced(text: str) -> str:
+    """Without the fences that memory has made, each with the empty line behind it. One pass, whatever the text."""
+    kept, at = [], 0
+    while (start := text.find(_HEAD, at)) >= 0 and (end := text.find(_FOOT, start + len(_HEAD))) >= 0:
+        kept.append(text[at:start])
+        at = end + len(_FOOT)
+        at += 2 * text.startswith("\n\n", at)
+    return "".join([*kept, text[at:]])
 
 
 def _digest(role: str, text: str, message: Mapping[str, Any], others: Sequence[Any]) -> bytes:
@@ -128,4 +137,4 @@ def _is_text(part: Any) -> bool:
 
 
 def _part_without_injected(part: Any) -> Any:
-    return {**part, "text": _FENCE.sub("", part["text"])} if _is_text(part) else part
+    return {**part, "text": _unfenced(part["text"])} if _is_text(part) else part

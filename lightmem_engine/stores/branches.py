@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ROOT = b""
+MAX_WINDOW = 1000  # links at a path's end among which the opening of a cut history is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def _window(items: Sequence[bytes], roles: Sequence[str], path: Path) -> Plan | 
     """The place in the path where the request's opening stands. One that agrees on a reply, not only on words that
     anybody repeats; of several, the longest, and of those the latest."""
     best: Plan | None = None
-    for offset in range(1, len(path.links)):
+    for offset in range(max(1, len(path.links) - MAX_WINDOW), len(path.links)):
         found = Plan(path, offset, common_length(items, path, offset))
         if "assistant" in roles[: found.common] and (best is None or found.common >= best.common):
             best = found
