@@ -113,6 +113,7 @@ CREATE TABLE usage (
 _V2 = """
 ALTER TABLE message ADD COLUMN superseded_ms INTEGER;
 CREATE INDEX entry_by_time ON entry (tenant, user, recorded_at);
+CREATE INDEX fact_by_time ON entry (tenant, user, recorded_at) WHERE kind <> 'turn';
 
 CREATE TABLE chat_user (
     tenant TEXT NOT NULL, user TEXT NOT NULL, salt BLOB NOT NULL, block TEXT,
