@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightmem_engine.assemble import build
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.pipeline.extract import ExtractStage
 from lightmem_engine.pipeline.sense import SenseStage
+from lightmem_engine.types import Scope
 from tests.chat.talk import ANN, Talk, kept, replaced, texts
 from tests.support.memory import eventually, facts, quick_config, use_model
 
@@ -115,4 +117,34 @@ async def test_an_entry_goes_when_its_last_source_goes(tmp_path: Path, monkeypat
         lambda connection: connection.execute("SELECT state, superseded_at IS NULL FROM entry").fetchall()
     )
     assert set(times) == {("active", 1), ("superseded", 0)}
+    await engine.aclose()
+
+
+async def test_many_users_talk_and_change_their_minds_while_the_stages_work(tmp_path: Path) -> None:
+    busy = {"short_term.threshold": 20, "segment.lookahead": 1, "compress.rate": 1.0}
+    engine = await build(quick_config(tmp_path, **OPTIONS, **busy))
+
+    async def live(number: int) -> Talk:
+        chance, talk = random.Random(number), Talk(engine, Scope(f"user {number}"), session="s")
+        await talk.say(f"I am number {number}")
+        for turn in range(12):
+            what = chance.random()
+            if what < 0.5:
+                await talk.say(f"fact {turn} of {number}")
+            elif what < 0.75:
+                await talk.edit(2 * chance.randrange(len(talk.history) // 2) or 2, f"edit {turn} of {number}")
+            else:
+                await talk.regenerate(f"reply {turn} to {number}")
+            await asyncio.sleep(chance.random() * 0.05)
+        return talk
+
+    talks = await asyncio.gather(*(live(number) for number in range(8)))
+    stats = await engine.flush()
+    assert (stats["pending"], stats["parked"]) == (0, [])
+    for talk in talks:
+        assert kept(tmp_path, talk.scope) == texts(talk.history)
+        entries = await engine.everything(talk.scope)
+        current = sorted(hit.text.partition(": ")[2] for hit in entries if hit.state == "active")
+        assert current == sorted(texts(talk.history))
+        assert {hit.state for hit in entries} <= {"active", "superseded"}
     await engine.aclose()
