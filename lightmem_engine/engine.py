@@ -173,7 +173,12 @@ class LocalEngine:
         return await self._chat_turns.open(scope, messages, options)
 
     async def close_turn(
-        self, turn_id: str, reply: str, status: str, tool_calls: Sequence[Mapping[str, Any]] | None = None
+        self,
+        turn_id: str,
+        reply: str,
+        status: str,
+        *,
+        tool_calls: Sequence[Mapping[str, Any]] | None = None,
     ) -> bool:
         """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk.
 

@@ -165,6 +165,11 @@ class ChatTurns:
             logger.warning("a reply was not stored: %s", error)
             return False
 
+    def forget(self, scope: Scope) -> None:
+        """A user is erased: their open turns store nothing any more."""
+        for turn_id in [id for id, turn in self._open.items() if turn.scope == scope]:
+            del self._open[turn_id]
+
     async def aclose(self) -> None:
         """Wait for recalls that came too late."""
         await self._late.aclose()

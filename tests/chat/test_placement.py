@@ -182,6 +182,7 @@ async def test_a_forgotten_user_leaves_no_conversation_behind(tmp_path: Path, en
     await bob.say("hello")
     talk.history.append(user("one more"))
     open_turn = await talk.open()
+    bob_open = await engine.open_turn(Scope("bob"), [user("good day")], TurnOptions())
     await engine._db.write(lambda connection: forget_user(connection, ANN))
 
     def rows(connection: Any) -> list[int]:
@@ -193,9 +194,11 @@ async def test_a_forgotten_user_leaves_no_conversation_behind(tmp_path: Path, en
         return [*counts, connection.execute(links).fetchone()[0]]
 
     assert await engine._db.read(rows) == [0] * 5
+    engine._chat_turns.forget(Scope("bob"))
+    assert await engine.close_turn(bob_open.turn_id, "too late", "complete") is False
     assert await engine.close_turn(open_turn.turn_id, "too late", "complete") is False
     assert (await Talk(engine, session="s").say("hello")).salt != first.salt
-    assert kept(tmp_path, Scope("bob")) == texts(bob.history)
+    assert kept(tmp_path, Scope("bob"), "s") == texts(bob.history)
 
 
 async def test_read_false_places_nothing_and_write_false_stores_nothing(tmp_path: Path, engine: LocalEngine) -> None:
@@ -224,7 +227,7 @@ async def test_a_tool_loop_replays_and_recalls_nothing_new(tmp_path: Path) -> No
     talk = Talk(engine, session="s")
     talk.history.append(user(QUESTIONS[0]))
     asked = await talk.open()
-    assert await engine.close_turn(asked.turn_id, "", "complete", [{**call, "index": 0}]) is True
+    assert await engine.close_turn(asked.turn_id, "", "complete", tool_calls=[{**call, "index": 0}]) is True
     rewritten = {**call, "function": {"name": "sea", "arguments": '{"place":"Oslo"}'}}
     talk.history.append({"role": "assistant", "content": None, "tool_calls": [rewritten]})
     talk.history.append(
