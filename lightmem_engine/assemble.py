@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lightmem_engine.chat import budget
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config_loader import default_data_dir
 from lightmem_engine.engine import LocalEngine
@@ -23,7 +24,7 @@ from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.prompts import v1 as prompts
 from lightmem_engine.protocols import Clock, Embedder, LanguageModel, TokenClassifier
 from lightmem_engine.runtime.admission import Admission, AdmittedModel
-from lightmem_engine.runtime.batcher import DeviceWorker
+from lightmem_engine.runtime.batcher import BACKGROUND_SHARE, DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
 from lightmem_engine.runtime.device import Device, choose, give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
@@ -193,6 +194,9 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         render=prompts.memory_line,
         spoken=spoken,
     )
+    chat_budget_ms = await budget.automatic(
+        encoders.device.kind, calls.embed, (config.runtime.batch_tokens or BATCH_TOKENS["cpu"]) // BACKGROUND_SHARE
+    )
     await pipeline.start()
     return LocalEngine(
         config=config,
@@ -205,6 +209,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         admission=admission,
         clock=clock,
         release=lock.release,
+        chat_budget_ms=chat_budget_ms,
     )
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from lightmem_engine.chat.turn import ChatTurns
+from lightmem_engine.chat.turn import ChatTurns, Surroundings
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import InvalidInput
 from lightmem_engine.long_term.memory import LongTermMemory
@@ -57,6 +57,7 @@ class LocalEngine:
         admission: Admission,
         clock: Clock,
         release: Callable[[], None],
+        chat_budget_ms: float,
     ) -> None:
         self.config = config
         self.lm = lm
@@ -69,9 +70,16 @@ class LocalEngine:
         self._clock = clock
         self._release = release
         self._zone = ZoneInfo(config.memory.timezone)
-        self._chat_turns = ChatTurns(
-            config.chat, self.search, self.add, db.contents, today=lambda: clock.now().astimezone(self._zone).date()
+        around = Surroundings(
+            store=db.chats,
+            search=self._recall,
+            contents=db.contents,
+            drafts=self._drafts,
+            wake=pipeline.wake,
+            now=clock.now,
+            today=lambda: clock.now().astimezone(self._zone).date(),
         )
+        self._chat_turns = ChatTurns(config, around, chat_budget_ms)
 
     async def add(
         self,
@@ -161,11 +169,30 @@ class LocalEngine:
         """Begin a chat turn: recall, place, and log the user's new words. Without a scope, nothing is read or kept."""
         if scope is not None:
             check_scope(scope)
+            check_turn(options)
         return await self._chat_turns.open(scope, messages, options)
 
-    async def close_turn(self, turn_id: str, reply: str, status: str) -> bool:
-        """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk."""
-        return await self._chat_turns.close(turn_id, reply, status)
+    async def close_turn(
+        self,
+        turn_id: str,
+        reply: str,
+        status: str,
+        *,
+        tool_calls: Sequence[Mapping[str, Any]] | None = None,
+    ) -> bool:
+        """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk.
+
+        tool_calls: those of the reply, as the client gets them.
+        """
+        return await self._chat_turns.close(turn_id, reply, status, tool_calls)
+
+    async def _recall(self, scope: Scope, query: str, **options: Any) -> tuple[list[Hit], bool]:
+        with self._admission.foreground():
+            return await self._long_term.recall(scope, query, **options)
+
+    def _drafts(self, messages: Sequence[Message], last_event_time: datetime | None) -> list[TurnDraft]:
+        now = self._clock.now()
+        return normalize(messages, timestamp=None, zone=self._zone, last_event_time=last_event_time, now=now)
 
     def foreground(self) -> AbstractContextManager[None]:
         """Hold while a user waits; background work steps aside."""
@@ -179,9 +206,11 @@ class LocalEngine:
 
     async def aclose(self) -> None:
         """Stop the stages, the device and the database; unfinished work is taken up at the next start."""
+        await self._chat_turns.aclose()
         await self._pipeline.aclose()
         await self.lm.aclose()
         await asyncio.to_thread(self._worker.close)
+        await self._long_term.aclose()
         await self._db.aclose()
         self._release()
 
@@ -190,6 +219,16 @@ def check_scope(scope: Scope) -> None:
     """A scope that may be stored, or `InvalidInput`."""
     check_name("user_id", scope.user)
     check_name("tenant", scope.tenant)
+
+
+def check_turn(options: TurnOptions) -> None:
+    """Options of a chat turn that can be, or `InvalidInput`."""
+    if options.session is not None:
+        check_name("session_id", options.session)
+    if options.idempotency_key is not None:
+        check_name("Idempotency-Key", options.idempotency_key)
+    if options.budget_ms is not None and not 0 <= options.budget_ms < float("inf"):
+        raise InvalidInput("budget_ms must be 0 or more")
 
 
 def check_name(what: str, name: object) -> str:

@@ -19,6 +19,7 @@ from lightmem_engine.sensory.segment import Decision, TurnSignal, decide
 from lightmem_engine.sensory.term_counts import TermCounts
 from lightmem_engine.stores import log, work
 from lightmem_engine.stores.memory_db import MemoryDB
+from lightmem_engine.stores.supersede import superseded
 from lightmem_engine.types import Scope, SensedTurn, Turn, Usage
 
 MAX_MESSAGES_PER_USER = 16
@@ -43,6 +44,7 @@ class _Next:
     """What a user's log holds after the cursor."""
 
     turns: list[Turn]
+    superseded: set[int]  # among the turns; nobody is to recall them
     contexts: dict[str, list[Turn]]
     earlier: list[str]  # texts for term statistics that are not in memory, oldest first
 
@@ -121,7 +123,7 @@ class SenseStage:
         cursor = work.cursor(connection, work.SENSE, scope)
         turns = log.turns_after(connection, scope, cursor, MAX_MESSAGES_PER_USER)
         if not turns:
-            return _Next([], {}, [])
+            return _Next([], set(), {}, [])
         first = turns[0].seq
         contexts = {
             session: log.turns_before(connection, scope, session, first, self._sensory.context_turns)
@@ -129,7 +131,8 @@ class SenseStage:
         }
         known = scope in self._counts
         earlier = [] if known else log.texts_before(connection, scope, first, MAX_COUNTED_MESSAGES)
-        return _Next(turns, contexts, earlier)
+        skipped = superseded(connection, [turn.seq for turn in turns])
+        return _Next(turns, skipped, contexts, earlier)
 
     def _count(self, scope: Scope, following: _Next) -> None:
         """Let the user's term statistics know the new messages."""
@@ -139,7 +142,7 @@ class SenseStage:
         for text in following.earlier:
             counts.add(text)
         for turn in following.turns:
-            if turn.role in REMEMBERED_ROLES:
+            if turn.role in REMEMBERED_ROLES and turn.seq not in following.superseded:
                 counts.add(turn.text)
         self._counts[scope] = counts
         while len(self._counts) > MAX_COUNTED_USERS:
@@ -149,10 +152,12 @@ class SenseStage:
         self, scope: Scope, outcome: dict[int, SensedTurn | Poison], last_seq: int, seconds_each: float
     ) -> None:
         """Results, segments and cursor in one transaction."""
-        sensed = [result for result in outcome.values() if isinstance(result, SensedTurn)]
+        results = [result for result in outcome.values() if isinstance(result, SensedTurn)]
         poison = {seq: result for seq, result in outcome.items() if isinstance(result, Poison)}
 
         def write(connection: sqlite3.Connection) -> None:
+            gone = superseded(connection, outcome)  # a branch may have superseded some meanwhile
+            sensed = [result for result in results if result.turn.seq not in gone]
             work.save_sensed(connection, scope, sensed)
             for seq, item in poison.items():
                 work.park(connection, work.SENSE, scope, seq, item.error, item.attempts, self._clock.now())
@@ -193,10 +198,10 @@ class SenseStage:
 
 
 def _items(following: _Next, context_turns: int) -> list[_Item]:
-    """A user's remembered turns, session by session, each with the turns before it."""
+    """A user's remembered turns, superseded ones left out, session by session, each with the turns before it."""
     items = []
     for turn in sorted(following.turns, key=lambda turn: (turn.session, turn.seq)):
-        if turn.role in REMEMBERED_ROLES:
+        if turn.role in REMEMBERED_ROLES and turn.seq not in following.superseded:
             before = following.contexts[turn.session]
             items.append(_Item(turn, tuple(before[-context_turns:])))
             before.append(turn)

@@ -23,7 +23,7 @@ _PLACE = re.compile(r"m\d+\.\d+")
 _LATEST = "e.version = (SELECT max(version) FROM entry l WHERE l.id = e.id)"
 _PENDING = (
     "NOT EXISTS (SELECT 1 FROM sensed s JOIN segment g ON g.id = s.segment WHERE s.message = m.seq "
-    "AND g.state = 'extracted') AND m.role IN ('user', 'assistant')"
+    "AND g.state = 'extracted') AND m.role IN ('user', 'assistant') AND m.superseded_ms IS NULL"
 )
 
 
