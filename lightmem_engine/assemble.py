@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config_loader import default_data_dir
@@ -17,11 +14,14 @@ from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.pipeline.bisect import Retry
+from lightmem_engine.pipeline.calls import CLASSIFY, EMBED, ModelCalls
+from lightmem_engine.pipeline.curator import Caches, Curator
 from lightmem_engine.pipeline.extract import Extract, ExtractStage
 from lightmem_engine.pipeline.pipeline import Pipeline
+from lightmem_engine.pipeline.porter import Porter
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.prompts import v1 as prompts
-from lightmem_engine.protocols import Clock, Embedder, LanguageModel, TokenClassifier
+from lightmem_engine.protocols import Clock, Embedder, Forgetful, LanguageModel, TokenClassifier
 from lightmem_engine.runtime.admission import Admission, AdmittedModel
 from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
@@ -33,9 +33,8 @@ from lightmem_engine.short_term.extractive import drafts
 from lightmem_engine.stores.lock import DirectoryLock
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.stores.user_index import UserIndex
-from lightmem_engine.types import Priority, Segment, Vectors, Window
+from lightmem_engine.types import Priority, Scope, Segment
 
-CLASSIFY, EMBED = "classify", "embed"
 # A search waits for at most one background batch, a quarter of this: about .2 s of MiniLM on two CPU cores.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
@@ -126,24 +125,6 @@ def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
             raise ConfigError(f"lm.backend: unknown {unknown!r}")
 
 
-class ModelCalls:
-    """The models as async functions over the device worker, at one priority."""
-
-    def __init__(self, worker: DeviceWorker, priority: Priority) -> None:
-        self._worker = worker
-        self._priority = priority
-
-    async def classify(self, windows: Sequence[Window]) -> list[Any]:
-        """One classifier pass over all windows."""
-        sizes = [sum(map(_estimate, window.texts)) for window in windows]
-        return await self._worker.run(CLASSIFY, windows, sizes, self._priority)
-
-    async def embed(self, texts: Sequence[str]) -> Vectors:
-        """float32 [n, dim], unit rows."""
-        rows = await self._worker.run(EMBED, texts, list(map(_estimate, texts)), self._priority)
-        return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
-
-
 @dataclass(frozen=True, slots=True)
 class Workbench:
     """The sensory stage alone, without a data directory: for measurements."""
@@ -193,8 +174,20 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         render=prompts.memory_line,
         spoken=spoken,
     )
+
+    def forget_user(scope: Scope) -> None:
+        pipeline.forget_user(scope)
+        long_term.forget(scope)
+        engine.forget_turns(scope)
+
+    def forget_words(scope: Scope) -> None:
+        pipeline.forget(scope)
+        long_term.forget(scope)
+
+    embed_model = encoders.embedder.name
+    caches = Caches(forget_words, forget_user, forget_prompts(lm))
     await pipeline.start()
-    return LocalEngine(
+    engine = LocalEngine(
         config=config,
         db=db,
         pipeline=pipeline,
@@ -205,7 +198,22 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         admission=admission,
         clock=clock,
         release=lock.release,
+        directory=directory,
+        curator=Curator(db, calls.embed, embed_model, spoken, clock, caches),
+        porter=Porter(db, ModelCalls(worker, Priority.INGEST).embed, embed_model, spoken, pipeline),
+        forget_prompts=caches.prompts,
     )
+    return engine
+
+
+def forget_prompts(lm: LanguageModel) -> Callable[[], Awaitable[None]]:
+    """What empties a model's caches of what it has read; of a model elsewhere, nothing is kept here."""
+
+    async def forget() -> None:
+        if isinstance(lm, Forgetful):
+            await lm.forget()
+
+    return forget
 
 
 async def _open_db(path: Path, embed_model: str, failpoints: Failpoints) -> MemoryDB:
@@ -263,6 +271,7 @@ def _pipeline(
         retry,
         clock,
         failpoints,
+        forget_prompts(lm),
     )
     pipelines.append(Pipeline(db, sense, extract, retry, config.short_term.idle_seconds, runtime.max_background, clock))
     return pipelines[0]
@@ -281,8 +290,3 @@ def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) ->
         return extractive
     extractor = Extractor(AdmittedModel(lm, admission), max_tokens=config.extract.max_tokens)
     return extractor.extract
-
-
-def _estimate(text: str) -> int:
-    """About how many tokens a text has; batches are cut by it, nothing is decided by it."""
-    return len(text) // 4 + 2

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -15,29 +16,36 @@ from lightmem_engine.chat.turn import ChatTurns
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import InvalidInput
 from lightmem_engine.long_term.memory import LongTermMemory
+from lightmem_engine.names import check_name, check_scope
 from lightmem_engine.protocols import Clock, LanguageModel
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.sensory.normalize import by_day, normalize
 from lightmem_engine.types import (
     Delta,
+    EntryChange,
+    EntryPage,
     Hit,
+    Kind,
+    MemoryEntry,
     Message,
     OpenTurn,
     Priority,
     Prompt,
     Sampling,
     Scope,
+    State,
     TurnDraft,
     TurnOptions,
     Vectors,
 )
 
 if TYPE_CHECKING:
+    from lightmem_engine.pipeline.curator import Curator
     from lightmem_engine.pipeline.pipeline import Pipeline
+    from lightmem_engine.pipeline.porter import Porter
     from lightmem_engine.stores.memory_db import MemoryDB
 
-MAX_NAME = 256
 Part = tuple[str, Callable[[datetime | None], list[TurnDraft]]]  # a session, and what makes its messages drafts
 
 
@@ -57,8 +65,17 @@ class LocalEngine:
         admission: Admission,
         clock: Clock,
         release: Callable[[], None],
+        directory: Path,
+        curator: Curator,
+        porter: Porter,
+        forget_prompts: Callable[[], Awaitable[None]],
     ) -> None:
         self.config = config
+        self.directory = directory
+        self._curator = curator
+        self._porter = porter
+        self._forget_prompts = forget_prompts
+        self._num_erased = 0
         self.lm = lm
         self.embed = embed
         self._db = db
@@ -128,6 +145,68 @@ class LocalEngine:
                 scope, query, top_k=top_k, max_tokens=max_tokens, as_of=as_of, filters=filters
             )
 
+    async def get(self, scope: Scope, id: str) -> MemoryEntry:
+        """An entry as it stands, or a pending message under the id of its hit."""
+        check_scope(scope)
+        return await self._curator.get(scope, id)
+
+    async def entries(
+        self,
+        scope: Scope,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        state: State | None = None,
+        kind: Kind | None = None,
+        session: str | None = None,
+    ) -> EntryPage:
+        """A page of what is remembered: first what is pending, then entries in the order in which they were made."""
+        check_scope(scope)
+        return await self._curator.entries(scope, limit=limit, cursor=cursor, state=state, kind=kind, session=session)
+
+    async def history(self, scope: Scope, id: str) -> list[MemoryEntry]:
+        """All versions of an entry, oldest first."""
+        check_scope(scope)
+        return await self._curator.history(scope, id)
+
+    async def update(self, scope: Scope, id: str, change: EntryChange) -> MemoryEntry:
+        """Make a new version of an entry; raises `Conflict` for a pending message and a version that moved on."""
+        check_scope(scope)
+        return await self._curator.update(scope, id, change)
+
+    async def delete(self, scope: Scope, id: str) -> None:
+        """Delete an entry with its history and its words, see `stores.delete`."""
+        check_scope(scope)
+        self._num_erased += 1
+        await self._curator.delete(scope, id)
+
+    async def erase(self, scope: Scope) -> dict[str, int]:
+        """Delete everything of a user, on disk and in memory; returns how many messages, entries and rows there
+        were. What is in flight of the user is not written any more."""
+        check_scope(scope)
+        self._num_erased += 1
+        return await self._curator.erase(scope)
+
+    def forget_turns(self, scope: Scope) -> None:
+        """Open chat turns of an erased user store nothing any more."""
+        self._chat_turns.forget(scope)
+
+    async def users(
+        self, tenant: str, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of a tenant's users by name, and where the next one begins."""
+        return await self._curator.users(check_name("tenant", tenant), limit=limit, cursor=cursor)
+
+    def export(self, tenant: str, user: str | None = None) -> AsyncIterator[bytes]:
+        """The lines of an export of one user, or of all users of a tenant, as they stood at one moment."""
+        check_name("tenant", tenant)
+        scope = tenant if user is None else Scope(user=check_name("user_id", user), tenant=tenant)
+        return self._porter.export(scope)
+
+    async def import_(self, tenant: str, chunks: AsyncIterable[bytes]) -> dict[str, int]:
+        """Take in an export, see `pipeline.porter`. (`import` is a word of Python, hence the underscore.)"""
+        return await self._porter.import_(check_name("tenant", tenant), chunks)
+
     async def everything(self, scope: Scope) -> list[Hit]:
         """All that is remembered of a user, in the order it was said; superseded entries included."""
         docs, _ = await self._db.changes(scope, 0)
@@ -163,19 +242,34 @@ class LocalEngine:
             check_scope(scope)
         return await self._chat_turns.open(scope, messages, options)
 
-    async def close_turn(self, turn_id: str, reply: str, status: str) -> bool:
+    async def close_turn(
+        self,
+        turn_id: str,
+        reply: str,
+        status: str,
+        *,
+        tool_calls: Sequence[Mapping[str, Any]] | None = None,
+    ) -> bool:
         """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk."""
         return await self._chat_turns.close(turn_id, reply, status)
 
-    def foreground(self) -> AbstractContextManager[None]:
+    @asynccontextmanager
+    async def foreground(self) -> AsyncIterator[None]:
         """Hold while a user waits; background work steps aside."""
-        return self._admission.foreground()
+        with self._admission.foreground():
+            yield
 
     async def generate(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> AsyncIterator[Delta]:
         """The language model's answer, piece by piece, at foreground priority."""
-        with self._admission.foreground():
-            async for delta in self.lm.stream(Prompt(tuple(messages)), sampling=sampling, priority=Priority.FOREGROUND):
-                yield delta
+        before = self._num_erased
+        try:
+            with self._admission.foreground():
+                prompt = Prompt(tuple(messages))
+                async for delta in self.lm.stream(prompt, sampling=sampling, priority=Priority.FOREGROUND):
+                    yield delta
+        finally:
+            if self._num_erased != before:  # the model may have read words that are to be forgotten by now
+                await self._forget_prompts()
 
     async def aclose(self) -> None:
         """Stop the stages, the device and the database; unfinished work is taken up at the next start."""
@@ -184,21 +278,6 @@ class LocalEngine:
         await asyncio.to_thread(self._worker.close)
         await self._db.aclose()
         self._release()
-
-
-def check_scope(scope: Scope) -> None:
-    """A scope that may be stored, or `InvalidInput`."""
-    check_name("user_id", scope.user)
-    check_name("tenant", scope.tenant)
-
-
-def check_name(what: str, name: object) -> str:
-    """An identifier: 1 to 256 characters, none of them a control character."""
-    if not isinstance(name, str) or not name.strip():
-        raise InvalidInput(f"{what} must be a non-empty string")
-    if len(name) > MAX_NAME or not name.isprintable():
-        raise InvalidInput(f"{what} must be at most {MAX_NAME} printable characters")
-    return name
 
 
 def _normalize(

@@ -86,6 +86,11 @@ class ChatTurns:
         stored, _ = await self._store(turn.scope, turn.session, [Message("assistant", reply, metadata=metadata)], None)
         return stored
 
+    def forget(self, scope: Scope) -> None:
+        """A user is erased: their open turns store nothing any more."""
+        for turn_id in [id for id, turn in self._open.items() if turn.scope == scope]:
+            del self._open[turn_id]
+
     async def _recall(
         self, scope: Scope, messages: Sequence[Mapping[str, Any]], options: TurnOptions
     ) -> tuple[list[Hit], str | None]:

@@ -17,7 +17,7 @@ from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.sensory.memory import SensoryJob, SensoryMemory
 from lightmem_engine.sensory.segment import Decision, TurnSignal, decide
 from lightmem_engine.sensory.term_counts import TermCounts
-from lightmem_engine.stores import log, work
+from lightmem_engine.stores import log, presence, work
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.types import Scope, SensedTurn, Turn, Usage
 
@@ -45,6 +45,7 @@ class _Next:
     turns: list[Turn]
     contexts: dict[str, list[Turn]]
     earlier: list[str]  # texts for term statistics that are not in memory, oldest first
+    settled: set[int]  # messages that came with their results
 
 
 class SenseStage:
@@ -81,7 +82,7 @@ class SenseStage:
         seconds = (time.perf_counter() - started) / max(1, len(items))
         for scope, following in zip(scopes, found, strict=True):
             if following.turns:
-                await self._commit(scope, outcomes[scope], following.turns[-1].seq, seconds)
+                await self._commit(scope, outcomes[scope], following.turns, seconds)
         return {
             scope: len(following.turns) == MAX_MESSAGES_PER_USER for scope, following in zip(scopes, found, strict=True)
         }
@@ -101,7 +102,7 @@ class SenseStage:
         jobs = []
         for (scope, _), group in itertools.groupby(items, key=lambda item: (item.turn.scope, item.turn.session)):
             batch = list(group)
-            counts = self._counts[scope]
+            counts = self._counts.get(scope) or TermCounts()  # forgotten meanwhile, if its user was
             turns = tuple(item.turn for item in batch)
             before = batch[0].context
             jobs.append(
@@ -121,7 +122,7 @@ class SenseStage:
         cursor = work.cursor(connection, work.SENSE, scope)
         turns = log.turns_after(connection, scope, cursor, MAX_MESSAGES_PER_USER)
         if not turns:
-            return _Next([], {}, [])
+            return _Next([], {}, [], set())
         first = turns[0].seq
         contexts = {
             session: log.turns_before(connection, scope, session, first, self._sensory.context_turns)
@@ -129,7 +130,11 @@ class SenseStage:
         }
         known = scope in self._counts
         earlier = [] if known else log.texts_before(connection, scope, first, MAX_COUNTED_MESSAGES)
-        return _Next(turns, contexts, earlier)
+        return _Next(turns, contexts, earlier, presence.settled(connection, work.SENSE, [turn.seq for turn in turns]))
+
+    def forget(self, scope: Scope) -> None:
+        """Drop what is kept in memory of a user's words."""
+        self._counts.pop(scope, None)
 
     def _count(self, scope: Scope, following: _Next) -> None:
         """Let the user's term statistics know the new messages."""
@@ -146,13 +151,17 @@ class SenseStage:
             self._counts.popitem(last=False)
 
     async def _commit(
-        self, scope: Scope, outcome: dict[int, SensedTurn | Poison], last_seq: int, seconds_each: float
+        self, scope: Scope, outcome: dict[int, SensedTurn | Poison], turns: Sequence[Turn], seconds_each: float
     ) -> None:
-        """Results, segments and cursor in one transaction."""
-        sensed = [result for result in outcome.values() if isinstance(result, SensedTurn)]
-        poison = {seq: result for seq, result in outcome.items() if isinstance(result, Poison)}
+        """Results, segments and cursor in one transaction; of what was erased since it was read, nothing."""
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> bool:
+            alive = presence.alive(connection, turns)
+            if not alive:
+                return False
+            left = {seq: result for seq, result in outcome.items() if seq in alive}
+            sensed = [result for result in left.values() if isinstance(result, SensedTurn)]
+            poison = {seq: result for seq, result in left.items() if isinstance(result, Poison)}
             work.save_sensed(connection, scope, sensed)
             for seq, item in poison.items():
                 work.park(connection, work.SENSE, scope, seq, item.error, item.attempts, self._clock.now())
@@ -160,10 +169,12 @@ class SenseStage:
                 self._segment(connection, scope, session, final=False)
             usage = Usage(prompt_tokens=sum(result.num_tokens for result in sensed))
             work.add_usage(connection, scope, work.SENSE, len(sensed), usage, seconds_each * len(outcome))
-            work.advance(connection, work.SENSE, scope, last_seq)
+            work.advance(connection, work.SENSE, scope, turns[-1].seq)
             self._failpoints.reach("stage.commit")
+            return len(alive) == len(turns)
 
-        await self._db.write(write)
+        if not await self._db.write(write):
+            self.forget(scope)
 
     def _segment(self, connection: sqlite3.Connection, scope: Scope, session: str, *, final: bool) -> None:
         """Close the segments whose ends are decided; with `final`, all of them."""
@@ -196,7 +207,7 @@ def _items(following: _Next, context_turns: int) -> list[_Item]:
     """A user's remembered turns, session by session, each with the turns before it."""
     items = []
     for turn in sorted(following.turns, key=lambda turn: (turn.session, turn.seq)):
-        if turn.role in REMEMBERED_ROLES:
+        if turn.role in REMEMBERED_ROLES and turn.seq not in following.settled:
             before = following.contexts[turn.session]
             items.append(_Item(turn, tuple(before[-context_turns:])))
             before.append(turn)

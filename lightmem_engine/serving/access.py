@@ -19,6 +19,10 @@ def tenant_of(request: Request) -> str:
     return str(getattr(request.state, "tenant", "default"))
 
 
+def require_admin(request: Request) -> None:
+    """Refuse a request whose key is not an admin's."""
+
+
 def scope_of(request: Request, user: str) -> Scope:
     """A user of the request's tenant."""
     return Scope(user=user, tenant=tenant_of(request))

@@ -7,6 +7,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lightmem_engine.serving.errors import body
 
+UNLIMITED = frozenset({"/v1/memory/import"})  # read piece by piece, and an admin's alone
+
 
 class BodyLimit:
     """ASGI middleware: 413 when a body is, or grows, larger than `max_bytes`."""
@@ -17,7 +19,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, counting its bytes."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in UNLIMITED:
             await self._app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -13,45 +13,6 @@ class Strict(BaseModel):
     """A body without unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
-
-
-class MessageBody(Strict):
-    """One message to remember."""
-
-    role: Text
-    content: Text
-    name: str | None = None
-    timestamp: str | float | None = None
-    id: str | None = None
-    metadata: dict[str, Any] = {}
-
-
-class AddBody(Strict):
-    """`POST /v1/memory/add`."""
-
-    user_id: Text
-    messages: Annotated[list[MessageBody], Field(min_length=1)]
-    session_id: str | None = None
-    timestamp: str | float | None = None
-    metadata: dict[str, Any] | None = None
-    wait: bool = False
-
-
-class SearchBody(Strict):
-    """`POST /v1/memory/search`."""
-
-    user_id: Text
-    query: Text
-    top_k: int = 10
-    max_tokens: int | None = None
-    as_of: AwareDatetime | None = None
-    filters: dict[str, Any] | None = None
-
-
-class FlushBody(Strict):
-    """`POST /v1/memory/flush`."""
-
-    user_id: str | None = None
 
 
 class MemoryBody(Strict):

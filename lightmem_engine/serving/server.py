@@ -14,6 +14,7 @@ from lightmem_engine.config import ServerConfig
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.serving.app import create_app
+from lightmem_engine.serving.owner import owner_socket
 
 GRACE_SECONDS = 10
 
@@ -44,7 +45,8 @@ async def _serve(
     host, port = listener.getsockname()[:2]
     logger.info("ready on http://%s:%s, model %s", host, port, engine.lm.name)
     options = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
-    await uvicorn.Server(options).serve(sockets=[listener])
+    async with owner_socket(app, engine):
+        await uvicorn.Server(options).serve(sockets=[listener])
 
 
 def _bind(config: ServerConfig) -> socket.socket:

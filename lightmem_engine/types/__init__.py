@@ -14,7 +14,7 @@ from lightmem_engine.types.base import (
     Vectors,
 )
 from lightmem_engine.types.conversation import Message, Scope, Turn, TurnDraft
-from lightmem_engine.types.entries import EntryDraft, MemoryEntry, Source
+from lightmem_engine.types.entries import EntryChange, EntryDraft, EntryPage, MemoryEntry, Source
 from lightmem_engine.types.language import Completion, Delta, Prompt, Sampling, Usage
 from lightmem_engine.types.recall import Columns, Hit, IndexDoc
 from lightmem_engine.types.sensing import Piece, Segment, SensedTurn, Window, WindowScores, Word
@@ -27,7 +27,9 @@ __all__ = [
     "Columns",
     "Completion",
     "Delta",
+    "EntryChange",
     "EntryDraft",
+    "EntryPage",
     "FinishReason",
     "Floats",
     "Hit",
