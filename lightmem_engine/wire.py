@@ -48,7 +48,7 @@ def entry_of(scope: Scope, data: Mapping[str, Any]) -> MemoryEntry:
     """The entry of `entry_json`."""
     times = _times(data, "event_time", "valid_to", "recorded_at", "superseded_at")
     rest = {name: data[name] for name in ("id", "version", "text", "kind", "state", "speaker", "metadata")}
-    lists = {name: tuple(data[name]) for name in ("source_ids", "tags")}
+    lists: JSON = {name: tuple(data[name]) for name in ("source_ids", "tags")}
     return MemoryEntry(scope=scope, session=data["session_id"], **rest, **lists, **times)
 
 

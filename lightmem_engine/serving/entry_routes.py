@@ -33,22 +33,23 @@ def add_entry_routes(app: FastAPI) -> None:
         )
         return {"entries": [entry_json(entry) for entry in page.entries], "next_cursor": page.next_cursor}
 
-    @app.get("/v1/memory/entries/{id}")
-    async def get(request: Request, id: str, user_id: str) -> dict[str, Any]:
-        return entry_json(await engine_of(request).get(scope_of(request, user_id), id))
-
-    @app.get("/v1/memory/entries/{id}/history")
+    # Ids of pending messages are the callers' own and may hold anything, slashes too.
+    @app.get("/v1/memory/entries/{id:path}/history")
     async def history(request: Request, id: str, user_id: str) -> dict[str, Any]:
         versions = await engine_of(request).history(scope_of(request, user_id), id)
         return {"versions": [entry_json(version) for version in versions]}
 
-    @app.patch("/v1/memory/entries/{id}")
+    @app.get("/v1/memory/entries/{id:path}")
+    async def get(request: Request, id: str, user_id: str) -> dict[str, Any]:
+        return entry_json(await engine_of(request).get(scope_of(request, user_id), id))
+
+    @app.patch("/v1/memory/entries/{id:path}")
     async def update(request: Request, id: str, user_id: str, body: PatchBody) -> dict[str, Any]:
         tags = None if body.tags is None else tuple(body.tags)
         change = EntryChange(body.text, tags, body.metadata, body.if_version)
         return entry_json(await engine_of(request).update(scope_of(request, user_id), id, change))
 
-    @app.delete("/v1/memory/entries/{id}")
+    @app.delete("/v1/memory/entries/{id:path}")
     async def delete(request: Request, id: str, user_id: str) -> dict[str, Any]:
         await engine_of(request).delete(scope_of(request, user_id), id)
         return {"deleted": id}

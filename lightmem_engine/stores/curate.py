@@ -1,13 +1,12 @@
 """Reading and changing single entries: what a user or an operator does by hand.
 
-An entry is named by its id; a message that is still pending by the id of its hit, `m<seq>.<first character>`. What is
-another user's is not there.
+An entry is named by its id, a message that is still pending by the message's, as in hits. What is another user's is not
+there.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,12 +14,11 @@ from typing import Any
 
 from lightmem_engine.errors import Conflict, NotFound
 from lightmem_engine.prompts import v1 as prompts
-from lightmem_engine.stores.entries import hydrate, pending_docs
+from lightmem_engine.stores.entries import PENDING
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import from_ms, select_in, to_blob, to_json, to_ms
 from lightmem_engine.types import EntryChange, MemoryEntry, Scope, Vector
 
-PLACE = re.compile(r"m(\d{1,18})\.(\d{1,18})")  # a pending hit: message sequence and first character
 _COLUMNS = (
     "id, version, kind, text, valid_from, offset_s, valid_to, recorded_at, superseded_at, state, session, speaker, "
     "tags, metadata"
@@ -29,20 +27,15 @@ _COLUMNS = (
 
 def get(connection: sqlite3.Connection, scope: Scope, id: str) -> MemoryEntry:
     """An entry as it stands, or a pending message; `NotFound` if this user has none of that id."""
-    found = pending(connection, scope, [id]) if PLACE.fullmatch(id) else latest(connection, scope, [id])
-    if id not in found:
+    found = latest(connection, scope, [id]).get(id) or pending(connection, scope, [id]).get(id)
+    if found is None:
         raise not_found(connection, scope, id)
-    return found[id]
+    return found
 
 
 def history(connection: sqlite3.Connection, scope: Scope, id: str) -> list[MemoryEntry]:
     """All versions of an entry, oldest first; a pending message is its own only version."""
-    if PLACE.fullmatch(id):
-        return [get(connection, scope, id)]
-    found = _load(connection, scope, [id])
-    if not found:
-        raise not_found(connection, scope, id)
-    return found
+    return _load(connection, scope, [id]) or [get(connection, scope, id)]
 
 
 def latest(connection: sqlite3.Connection, scope: Scope, ids: Sequence[str]) -> dict[str, MemoryEntry]:
@@ -50,29 +43,30 @@ def latest(connection: sqlite3.Connection, scope: Scope, ids: Sequence[str]) -> 
     return {entry.id: entry for entry in _load(connection, scope, ids)}  # versions ascend, so the last one stays
 
 
-def pending(connection: sqlite3.Connection, scope: Scope, keys: Sequence[str]) -> dict[str, MemoryEntry]:
-    """Pending messages, or stretches of them, by the ids of their hits."""
-    hits = hydrate(connection, scope, keys)
-    seqs = sorted({int(match.group(1)) for key in hits if (match := PLACE.fullmatch(key))})
-    docs = {doc.key: doc for doc in pending_docs(connection, scope, seqs)}
+def pending(connection: sqlite3.Connection, scope: Scope, ids: Sequence[str]) -> dict[str, MemoryEntry]:
+    """Those of these messages that are pending, by their ids and in the order of the log."""
+    sql = (
+        "SELECT m.seq, m.id, m.session, m.speaker, m.content, m.event_ms, m.offset_s, m.recorded_ms, m.metadata "
+        f"FROM message m WHERE m.tenant = ? AND m.user = ? AND m.id IN ({{in}}) AND {PENDING}"
+    )
+    rows = sorted(select_in(connection, sql, ids, scope.tenant, scope.user))
     return {
-        key: MemoryEntry(
-            id=key,
+        id: MemoryEntry(
+            id=id,
             scope=scope,
             version=0,
-            kind=hit.kind,
-            text=hit.text,
-            session=docs[key].session,
-            speaker=hit.speaker,
-            event_time=hit.event_time,
+            kind="turn",
+            text=f"{speaker}: {content}",
+            session=session,
+            speaker=speaker,
+            event_time=from_ms(event_ms, offset_s),
             valid_to=None,
-            recorded_at=hit.recorded_at,
+            recorded_at=from_ms(recorded_ms),
             state="pending",
-            source_ids=hit.source_ids,
-            metadata=docs[key].metadata,
+            source_ids=(id,),
+            metadata=json.loads(metadata),
         )
-        for key, hit in hits.items()
-        if key in docs
+        for _, id, session, speaker, content, event_ms, offset_s, recorded_ms, metadata in rows
     }
 
 
@@ -129,18 +123,21 @@ def patch(
     record_changes(connection, scope, "entry", [id])
     changed = get(connection, scope, id)
     if text != entry.text:
-        line = prompts.memory_line(changed)
-        tell_chats(connection, scope, dict.fromkeys([id, *places(connection, [id])], line))
+        tell_chats(connection, scope, {id: prompts.memory_line(changed), **_as_pending(connection, changed)})
     return changed
 
 
-def places(connection: sqlite3.Connection, ids: Sequence[str]) -> list[str]:
-    """The ids under which turn entries were hits while they were pending."""
+def _as_pending(connection: sqlite3.Connection, entry: MemoryEntry) -> dict[str, str | None]:
+    """What conversations that recalled a turn while it was pending, under the ids of its messages, show from now on:
+    the new line if nothing else was made of the message, otherwise nothing."""
+    if entry.kind != "turn":
+        return {}
     sql = (
-        "SELECT DISTINCT s.message, s.start FROM entry_source s JOIN entry e ON e.id = s.entry AND "
-        "e.version = s.version WHERE e.kind = 'turn' AND e.id IN ({in})"
+        "SELECT m.id, count(DISTINCT s.entry) FROM entry_source s JOIN message m ON m.seq = s.message "
+        "WHERE s.message IN (SELECT message FROM entry_source WHERE entry = ? AND version = ?) GROUP BY m.id"
     )
-    return [f"m{message}.{start}" for message, start in select_in(connection, sql, ids)]
+    line = prompts.memory_line(entry)
+    return {id: line if number == 1 else None for id, number in connection.execute(sql, (entry.id, entry.version))}
 
 
 def tell_chats(connection: sqlite3.Connection, scope: Scope, changed: Mapping[str, str | None]) -> None:
@@ -155,15 +152,13 @@ def merged(old: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 def not_found(connection: sqlite3.Connection, scope: Scope, id: str) -> NotFound:
     """The same words for what never was and for what is somebody else's. To the owner of a message that is no longer
     pending, the entries made of it."""
-    match = PLACE.fullmatch(id)
-    if match:
-        rows = connection.execute(
-            "SELECT DISTINCT e.id FROM entry e JOIN entry_source s ON s.entry = e.id AND s.version = e.version "
-            "WHERE e.tenant = ? AND e.user = ? AND s.message = ? AND s.start = ? ORDER BY e.id",
-            (scope.tenant, scope.user, int(match.group(1)), int(match.group(2))),
-        ).fetchall()
-        if rows:
-            return NotFound(f"{id} is no longer pending; it became {', '.join(row[0] for row in rows)}")
+    rows = connection.execute(
+        "SELECT DISTINCT s.entry FROM message m JOIN entry_source s ON s.message = m.seq "
+        "WHERE m.tenant = ? AND m.user = ? AND m.id = ? ORDER BY s.entry",
+        (scope.tenant, scope.user, id),
+    ).fetchall()
+    if rows:
+        return NotFound(f"{id} is no longer pending; it became {', '.join(row[0] for row in rows)}")
     return NotFound(f"there is no entry {id!r}")
 
 

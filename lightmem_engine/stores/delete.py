@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from lightmem_engine.stores import scrub
-from lightmem_engine.stores.curate import PLACE, get, places, tell_chats
+from lightmem_engine.stores.curate import get, tell_chats
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.reembed import turn_vector
 from lightmem_engine.stores.rows import from_blob, to_blob
@@ -24,47 +24,46 @@ Span = tuple[int, int]  # characters [start, end)
 
 def delete_entry(connection: sqlite3.Connection, scope: Scope, id: str) -> None:
     """Delete an entry, or a message that is still pending; `NotFound` if this user has none of that id."""
-    get(connection, scope, id)
-    match = PLACE.fullmatch(id)
+    entry = get(connection, scope, id)
     told = [id]
-    if match:
-        seq, start = int(match.group(1)), int(match.group(2))
-        end = connection.execute('SELECT "end" FROM piece WHERE message = ? AND start = ?', (seq, start)).fetchone()
-        spans: dict[int, list[Span]] = {seq: [(start, end[0] if end else _length(connection, seq))]}
+    if entry.state == "pending":
+        sql = "SELECT seq FROM message WHERE tenant = ? AND user = ? AND id = ?"
+        (seq,) = connection.execute(sql, (scope.tenant, scope.user, id)).fetchone()
+        _erase_message(connection, scope, seq)
     else:
-        told += places(connection, [id])
-        spans = {}
-        sql = 'SELECT DISTINCT message, start, "end" FROM entry_source WHERE entry = ?'
-        for message, start, stop in connection.execute(sql, (id,)).fetchall():
-            spans.setdefault(message, []).append((start, stop))
+        sql = (
+            'SELECT DISTINCT s.message, m.id, s.start, s."end" FROM entry_source s JOIN message m ON m.seq = s.message '
+            "WHERE s.entry = ?"
+        )
+        spans: dict[int, list[Span]] = {}
+        for message, message_id, start, end in connection.execute(sql, (id,)).fetchall():
+            spans.setdefault(message, []).append((start, end))
+            if entry.kind == "turn":
+                told.append(message_id)  # conversations may have recalled it while it was pending
         connection.execute("DELETE FROM entry WHERE id = ?", (id,))  # vectors and sources follow
         record_changes(connection, scope, "entry", [id])
-    for message, gone in spans.items():
-        told += _forget_words(connection, scope, message, gone)
+        for message, gone in spans.items():
+            _forget_words(connection, scope, message, gone)
     tell_chats(connection, scope, dict.fromkeys(told))
     scrub.note(connection)
 
 
-def _forget_words(connection: sqlite3.Connection, scope: Scope, seq: int, gone: Sequence[Span]) -> list[str]:
-    """Take these stretches out of a message; returns the hit ids that stood for what is no longer there."""
-    record_changes(connection, scope, "message", [seq])
-    cited: list[Span] = connection.execute(
+def _forget_words(connection: sqlite3.Connection, scope: Scope, seq: int, gone: Sequence[Span]) -> None:
+    """Take these stretches out of a message, as far as no other entry cites them."""
+    keep: list[Span] = connection.execute(
         'SELECT DISTINCT start, "end" FROM entry_source WHERE message = ?', (seq,)
     ).fetchall()
-    pieces: list[Span] = connection.execute('SELECT start, "end" FROM piece WHERE message = ?', (seq,)).fetchall()
-    waiting = [piece for piece in pieces if piece not in gone] if _is_pending(connection, seq) else []
-    keep = [*cited, *waiting]
     if not keep:
-        keys = [f"m{seq}.{start}" for start, _ in pieces] or [f"m{seq}.0"]
         _erase_message(connection, scope, seq)
-        return keys
+        return
+    record_changes(connection, scope, "message", [seq])
     content = connection.execute("SELECT content FROM message WHERE seq = ?", (seq,)).fetchone()[0]
     blanked = blank(content, gone, keep)
     connection.execute("UPDATE message SET content = ? WHERE seq = ?", (blanked, seq))
-    lost = [(start, end) for start, end in pieces if not blanked[start:end].strip() and content[start:end].strip()]
-    connection.executemany("DELETE FROM piece WHERE message = ? AND start = ?", [(seq, start) for start, _ in lost])
+    pieces = connection.execute('SELECT start, "end" FROM piece WHERE message = ?', (seq,)).fetchall()
+    lost = [start for start, end in pieces if blanked[start:end] != content[start:end]]
+    connection.executemany("DELETE FROM piece WHERE message = ? AND start = ?", [(seq, start) for start in lost])
     _average(connection, seq)
-    return [f"m{seq}.{start}" for start, _ in lost]
 
 
 def blank(content: str, gone: Iterable[Span], keep: Iterable[Span]) -> str:
@@ -79,6 +78,7 @@ def blank(content: str, gone: Iterable[Span], keep: Iterable[Span]) -> str:
 
 def _erase_message(connection: sqlite3.Connection, scope: Scope, seq: int) -> None:
     """Remove a message that nothing cites, and the segment that held nothing else."""
+    record_changes(connection, scope, "message", [seq])
     segment = connection.execute("SELECT segment FROM sensed WHERE message = ?", (seq,)).fetchone()
     key = (scope.tenant, scope.user)
     connection.execute("DELETE FROM message WHERE seq = ?", (seq,))  # what was sensed of it follows
@@ -104,14 +104,3 @@ def _average(connection: sqlite3.Connection, seq: int) -> None:
     if rows:
         whole = turn_vector([from_blob(row[0]) for row in rows])
         connection.execute("UPDATE sensed SET vector = ? WHERE message = ?", (to_blob(whole), seq))
-
-
-def _is_pending(connection: sqlite3.Connection, seq: int) -> bool:
-    row = connection.execute(
-        "SELECT g.state FROM sensed s LEFT JOIN segment g ON g.id = s.segment WHERE s.message = ?", (seq,)
-    ).fetchone()
-    return row is not None and row[0] != "extracted"
-
-
-def _length(connection: sqlite3.Connection, seq: int) -> int:
-    return int(connection.execute("SELECT length(content) FROM message WHERE seq = ?", (seq,)).fetchone()[0])

@@ -80,7 +80,7 @@ def changes(connection: sqlite3.Connection, scope: Scope, since: int) -> tuple[l
     ).fetchone()
     newest = max(int(row[0] or 0), since, 1)
     if since == 0:
-        docs = pending_docs(connection, scope, None) + _entry_docs(connection, scope, None)
+        docs = _pending_docs(connection, scope, None) + _entry_docs(connection, scope, None)
         return sorted(docs, key=lambda doc: doc.position), newest
     rows = connection.execute(
         "SELECT what, ref FROM change WHERE tenant = ? AND user = ? AND seq > ? ORDER BY seq",
@@ -92,7 +92,7 @@ def changes(connection: sqlite3.Connection, scope: Scope, since: int) -> tuple[l
     entries = dict.fromkeys(ref for what, ref in rows if what == "entry")
     sql = "SELECT DISTINCT entry FROM entry_source WHERE message IN ({in})"
     entries |= dict.fromkeys(row[0] for row in select_in(connection, sql, messages))
-    pending = pending_docs(connection, scope, list(messages))
+    pending = _pending_docs(connection, scope, list(messages))
     present = _entry_docs(connection, scope, list(entries))
     alive = {doc.key for doc in pending} | {doc.key for doc in present}
     return _drops(connection, messages, entries, alive) + pending + present, newest
@@ -150,7 +150,7 @@ def said(speaker: str, text: str) -> str:
     return text.removeprefix(f"{speaker}: ")
 
 
-def pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] | None) -> list[IndexDoc]:
+def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] | None) -> list[IndexDoc]:
     """Docs of messages that no entry stands for yet: whole before the sensory stage, in pieces after it."""
     columns = (
         "m.seq, m.session, m.role, m.speaker, m.content, m.event_ms, m.offset_s, m.recorded_ms, m.metadata, "

@@ -83,4 +83,14 @@ def _links(connection: sqlite3.Connection, table: str) -> list[_Link]:
     keys: dict[int, list[tuple[str, str, str]]] = {}
     for id, _, parent, near, far, *_ in connection.execute(f'PRAGMA foreign_key_list("{table}")'):
         keys.setdefault(id, []).append((parent, near, far))
-    return [_Link(found[0][0], tuple((near, far or near) for _, near, far in found)) for found in keys.values()]
+    links = []
+    for found in keys.values():
+        parent = found[0][0]
+        primary = _primary_key(connection, parent)  # what a foreign key means that names no columns
+        links.append(_Link(parent, tuple((near, far or primary[i]) for i, (_, near, far) in enumerate(found))))
+    return links
+
+
+def _primary_key(connection: sqlite3.Connection, table: str) -> list[str]:
+    parts = [(row[5], row[1]) for row in connection.execute(f'PRAGMA table_info("{table}")') if row[5]]
+    return [name for _, name in sorted(parts)]

@@ -14,12 +14,15 @@ import sqlite3
 from typing import Any
 
 from lightmem_engine.errors import InvalidInput
-from lightmem_engine.stores.curate import PLACE, latest, pending
-from lightmem_engine.stores.entries import PENDING, pending_docs
+from lightmem_engine.stores.curate import latest, pending
+from lightmem_engine.stores.entries import PENDING
 from lightmem_engine.stores.rows import from_ms
 from lightmem_engine.types import EntryPage, Kind, MemoryEntry, Scope, State
 
 _MAX_INTEGER = 2**63 - 1
+_MIN_INTEGER = -_MAX_INTEGER
+# Where an entry's first source stands in the log: entries of one batch are made at the same moment.
+_FIRST = "SELECT s.{} FROM entry_source s WHERE s.entry = f.id AND s.version = 1 ORDER BY s.message, s.start LIMIT 1"
 
 
 def page(
@@ -36,10 +39,9 @@ def page(
     place = None if cursor is None else _read(cursor, "me")
     found: list[tuple[list[Any], MemoryEntry]] = []
     if (place is None or place[0] == "m") and state in (None, "pending") and kind in (None, "turn"):
-        after = (-1, -1) if place is None else (place[1], place[2])
-        found += _pending(connection, scope, after, session, limit + 1)
+        found += _pending(connection, scope, 0 if place is None else place[1], session, limit + 1)
     if state != "pending" and len(found) <= limit:
-        first = (-1, "") if place is None or place[0] == "m" else (place[1], place[2])
+        first = (_MIN_INTEGER, 0, 0, "") if place is None or place[0] == "m" else tuple(place[1:])
         found += _entries(connection, scope, first, (state, kind, session), limit + 1 - len(found))
     shown = found[:limit]
     return EntryPage(tuple(entry for _, entry in shown), _cursor(shown[-1][0]) if len(found) > limit else None)
@@ -79,28 +81,21 @@ def _user(connection: sqlite3.Connection, scope: Scope) -> dict[str, Any]:
 
 
 def _pending(
-    connection: sqlite3.Connection, scope: Scope, after: tuple[int, int], session: str | None, limit: int
+    connection: sqlite3.Connection, scope: Scope, after: int, session: str | None, limit: int
 ) -> list[tuple[list[Any], MemoryEntry]]:
     rows = connection.execute(
-        f"SELECT m.seq FROM message m WHERE m.tenant = ? AND m.user = ? AND m.seq >= ? AND {PENDING} "
+        f"SELECT m.seq, m.id FROM message m WHERE m.tenant = ? AND m.user = ? AND m.seq > ? AND {PENDING} "
         "AND (? IS NULL OR m.session = ?) ORDER BY m.seq LIMIT ?",
-        (scope.tenant, scope.user, after[0], session, session, limit + 1),
+        (scope.tenant, scope.user, after, session, session, limit),
     ).fetchall()
-    docs = sorted(pending_docs(connection, scope, [row[0] for row in rows]), key=lambda doc: doc.position)
-    keys = [doc.key for doc in docs if doc.position > after][:limit]
-    found = pending(connection, scope, keys)
-    places = {key: PLACE.fullmatch(key) for key in keys}
-    return [
-        (["m", int(match.group(1)), int(match.group(2))], found[key])
-        for key, match in places.items()
-        if match is not None and key in found
-    ]
+    found = pending(connection, scope, [id for _, id in rows])
+    return [(["m", seq], found[id]) for seq, id in rows]
 
 
 def _entries(
     connection: sqlite3.Connection,
     scope: Scope,
-    after: tuple[int, str],
+    after: tuple[Any, ...],
     wanted: tuple[State | None, Kind | None, str | None],
     limit: int,
 ) -> list[tuple[list[Any], MemoryEntry]]:
@@ -109,14 +104,14 @@ def _entries(
     ]
     where = "".join(f" AND {name} = ?" for name in columns)
     rows = connection.execute(
-        "SELECT f.recorded_at, f.id FROM entry f JOIN entry e ON e.id = f.id "
-        "AND e.version = (SELECT max(version) FROM entry l WHERE l.id = f.id) "
-        f"WHERE f.tenant = ? AND f.user = ? AND f.version = 1 AND (f.recorded_at, f.id) > (?, ?){where} "
-        "ORDER BY f.recorded_at, f.id LIMIT ?",
-        (scope.tenant, scope.user, *after, *(value for value in wanted if value is not None), limit),
+        f"SELECT f.recorded_at, ({_FIRST.format('message')}) AS seq, ({_FIRST.format('start')}) AS start, f.id "
+        "FROM entry f JOIN entry e ON e.id = f.id AND e.version = (SELECT max(version) FROM entry l WHERE l.id = f.id) "
+        "WHERE f.tenant = ? AND f.user = ? AND f.version = 1 AND f.recorded_at >= ? "
+        f"AND (f.recorded_at, seq, start, f.id) > (?, ?, ?, ?){where} ORDER BY f.recorded_at, seq, start, f.id LIMIT ?",
+        (scope.tenant, scope.user, after[0], *after, *(value for value in wanted if value is not None), limit),
     ).fetchall()
-    found = latest(connection, scope, [id for _, id in rows])
-    return [(["e", recorded_at, id], found[id]) for recorded_at, id in rows]
+    found = latest(connection, scope, [row[3] for row in rows])
+    return [(["e", *row], found[row[3]]) for row in rows]
 
 
 def _cursor(place: list[Any]) -> str:
@@ -131,14 +126,17 @@ def _read(cursor: str, lists: str) -> list[Any]:
     except (binascii.Error, ValueError, RecursionError) as error:
         raise InvalidInput("cursor is not one that this list gave") from error
     match place:
-        case ["m", int(seq), int(start)] if 0 <= seq <= _MAX_INTEGER and 0 <= start <= _MAX_INTEGER:
+        case ["m", int(_)]:
             known = "m"
-        case ["e", int(moment), str(_)] if -_MAX_INTEGER <= moment <= _MAX_INTEGER:
+        case ["e", int(_), int(_), int(_), str(_)]:
             known = "e"
         case ["u", str(_)]:
             known = "u"
         case _:
             known = "?"
+    numbers = [part for part in place if isinstance(part, int)] if known != "?" else []
+    if any(not _MIN_INTEGER <= number <= _MAX_INTEGER for number in numbers):
+        known = "?"
     if known not in lists:
         raise InvalidInput("cursor is not one that this list gave")
     result: list[Any] = place

@@ -12,7 +12,6 @@ from typing import Any
 
 from lightmem_engine.errors import InvalidInput
 from lightmem_engine.names import MAX_NAME
-from lightmem_engine.stores.curate import PLACE
 from lightmem_engine.stores.portable import FORMAT, VERSION
 from lightmem_engine.types import KINDS, ROLES, STATES
 
@@ -250,7 +249,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
     },
     "entry": {
         "user": _name,
-        "id": lambda value: isinstance(value, str) and bool(_ID.fullmatch(value)) and not PLACE.fullmatch(value),
+        "id": lambda value: isinstance(value, str) and bool(_ID.fullmatch(value)),
         "version": _number,
         "kind": _one_of(*KINDS),
         "text": _text,

@@ -147,7 +147,7 @@ def _message_vectors(
     )
     rows = select_in(connection, sql, seqs)
     found: dict[int, list[tuple[int, Vector]]] = {}
-    vectors = encode([spoken(speaker, words) for _, _, speaker, words in rows]) if rows else []
+    vectors: Sequence[Vector] = list(encode([spoken(speaker, words) for *_, speaker, words in rows])) if rows else []
     for (seq, start, _, _), vector in zip(rows, vectors, strict=True):
         found.setdefault(seq, []).append((start, vector))
     return found

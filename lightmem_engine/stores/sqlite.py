@@ -41,7 +41,7 @@ class Database:
     def __init__(self, path: Path, failpoints: Failpoints | None = None) -> None:
         self.path = path
         self._failpoints = failpoints or Failpoints()
-        self._writer = self._connect(read_only=False)
+        self._writer = connect(path)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._held: _Job | None = None  # taken from the queue, to be run by itself
         self._local = threading.local()
@@ -95,26 +95,10 @@ class Database:
             connection.close()
         self._writer.close()
 
-    def _connect(self, *, read_only: bool) -> sqlite3.Connection:
-        try:
-            connection = sqlite3.connect(
-                self.path, isolation_level=None, check_same_thread=False, timeout=TIMEOUT_SECONDS
-            )
-            connection.execute("PRAGMA foreign_keys = ON")
-            if read_only:
-                connection.execute("PRAGMA query_only = ON")
-                return connection
-            connection.execute("PRAGMA secure_delete = ON")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-        except sqlite3.Error as error:
-            raise translated(error, self.path) from error
-        return connection
-
     def _read(self, work: Work[T]) -> T:
         connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = self._connect(read_only=True)
+            connection = self._local.connection = connect(self.path, read_only=True)
             self._connections.append(connection)
         try:
             return work(connection)
@@ -202,6 +186,22 @@ class Database:
         self._writer.execute("ROLLBACK TO work")
         self._writer.execute("RELEASE work")
         return None, failure
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode with the settings that every file of ours has. Raises `StoreError`."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=TIMEOUT_SECONDS)
+        connection.execute("PRAGMA foreign_keys = ON")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+            return connection
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
+    return connection
 
 
 def translated(error: sqlite3.Error, path: Path) -> StoreError:
