@@ -136,13 +136,14 @@ class _Restorer:
             )
 
     def _sensed(self) -> None:
+        self._make_segments()
         for row in self._records.sensed:
             seq = self._new.get(row["message"])
             if seq is None:
                 continue  # it has been through the stages here, or will be
             texts = _piece_texts(self._records, row, self._spoken)
             vectors = [self._vectors[text] for text in texts]
-            segment = None if row["segment"] is None else self._segment(row["segment"])
+            segment = None if row["segment"] is None else self._segments[row["segment"]]
             session = self._records.by_id[row["message"]]["session"]
             self._connection.execute(
                 "INSERT INTO sensed (message, tenant, user, session, segment, vector, attention, mass, num_tokens) "
@@ -166,17 +167,18 @@ class _Restorer:
                 ],
             )
 
-    def _segment(self, number: int) -> int:
-        """The id here of a segment of the file, made when its first new message needs it."""
-        if number not in self._segments:
-            row = next(row for row in self._records.segments if row["segment"] == number)
-            cursor = self._connection.execute(
-                "INSERT INTO segment (tenant, user, session, num_tokens, state, closed_ms) VALUES (?, ?, ?, ?, ?, ?)",
-                (*self._key, row["session"], row["num_tokens"], row["state"], to_ms(moment(row["closed_at"]))),
-            )
-            assert cursor.lastrowid is not None
-            self._segments[number] = cursor.lastrowid
-        return self._segments[number]
+    def _make_segments(self) -> None:
+        """The segments that new messages belong to, in the order of the file."""
+        needed = {row["segment"] for row in self._records.sensed if row["message"] in self._new}
+        for row in self._records.segments:
+            if row["segment"] in needed:
+                cursor = self._connection.execute(
+                    "INSERT INTO segment (tenant, user, session, num_tokens, state, closed_ms) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (*self._key, row["session"], row["num_tokens"], row["state"], to_ms(moment(row["closed_at"]))),
+                )
+                assert cursor.lastrowid is not None
+                self._segments[row["segment"]] = cursor.lastrowid
 
     def _entries(self) -> int:
         """Returns how many entries are new."""

@@ -173,9 +173,7 @@ async def test_an_erasure_is_finished_even_if_its_caller_goes(tmp_path: Path) ->
         assert_gone(tmp_path, "kanari")
 
 
-async def test_the_model_forgets_what_it_reads_after_an_erasure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_model_forgets_what_it_read_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _use_slow(monkeypatch, lambda asked: "fine")
     async with AsyncMemory(quick_config(tmp_path)) as memory:
         stream = memory.engine.generate([user("My kanarisecret")], Sampling())

@@ -32,8 +32,8 @@ def _chat(server: Server, user: str, content: str) -> None:
 def test_nothing_is_left_of_an_erased_user(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with Server(data, STUB_ENCODERS) as server:
-        for n in range(60):  # neighbours on the same pages, so that rows move about
-            _add(server, f"bob{n % 3}", f"harmless words number {n} " * (1 + n % 7), session_id="s", wait=n % 20 == 19)
+        for n in range(40):  # neighbours on the same pages, so that rows move about
+            _add(server, f"bob{n % 3}", f"harmless words number {n} " * (1 + n % 7), session_id="s", wait=n % 20 == 9)
             fields = {"session_id": f"kanaria{n % 4}", "metadata": {"kanarihint": n}, "name": "Kanarina"}
             _add(server, "kanariuser", f"The kanarisecret {n} is kanariword{n}. " * (1 + n % 5), **fields)
         _call(server, "POST", "flush", {"user_id": "kanariuser"})
@@ -52,15 +52,15 @@ def test_nothing_is_left_of_an_erased_user(tmp_path: Path) -> None:
         deleted = _call(server, "DELETE", "users/kanariuser")["deleted"]
         assert_gone(data, "kanari")
         assert_gone(tmp_path, "kanarisecret", "kanariword", "kanarilast")  # the log of the server, too
-        assert deleted["messages"] == 63
-        assert deleted["entries"] >= 60
-        assert deleted["rows"] > 200
+        assert deleted["messages"] == 43
+        assert deleted["entries"] >= 40
+        assert deleted["rows"] > 150
         assert _call(server, "DELETE", "users/kanariuser")["deleted"] == {"messages": 0, "entries": 0, "rows": 0}
         assert _call(server, "POST", "search", {"user_id": "kanariuser", "query": "kanarisecret"})["hits"] == []
         assert _call(server, "GET", "entries", user_id="kanariuser") == {"entries": [], "next_cursor": None}
         assert "kanariuser" not in [user["user_id"] for user in _call(server, "GET", "users")["users"]]
         stats = _call(server, "GET", "stats")
-        assert (stats["messages"], stats["users"]) == (60, 3)
+        assert (stats["messages"], stats["users"]) == (40, 3)
         assert_gone(data, "kanari")
         _add(server, "kanariuser", "A new beginning.", wait=True)  # an erased user may come back
         assert len(_call(server, "GET", "entries", user_id="kanariuser")["entries"]) == 1
@@ -88,7 +88,7 @@ def test_nothing_is_left_of_a_deleted_entry(tmp_path: Path) -> None:
         assert _call(server, "POST", "flush", {"user_id": "ann"})["pending"] == 0
 
 
-@pytest.mark.parametrize("rounds", [6])
+@pytest.mark.parametrize("rounds", [4])
 def test_erasure_while_messages_stream_in_and_stages_work(tmp_path: Path, rounds: int) -> None:
     """Whatever was told before the erasure began is gone after it; what others tell meanwhile stays."""
     data = tmp_path / "data"

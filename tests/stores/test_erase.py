@@ -28,9 +28,7 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 def test_every_table_is_a_users_or_known_to_be_nobodys() -> None:
     connection = _database()
     owned = {table for table, _ in owned_tables(connection)}
-    assert owned | GLOBAL_TABLES == _tables(connection), (
-        "say of the new table whose its rows are: give it tenant and user"
-    )
+    assert owned | GLOBAL_TABLES == _tables(connection), "whose are the rows of the new table?"
 
 
 def test_a_table_added_later_is_found_by_its_columns_or_its_keys() -> None:
