@@ -14,7 +14,7 @@ from lightmem_engine.protocols import Clock
 from lightmem_engine.stores import curate, delete, erase, listing, scrub
 from lightmem_engine.stores.memory_db import MemoryDB, snapshot
 from lightmem_engine.stores.reembed import Spoken, embedded_text
-from lightmem_engine.types import EntryChange, EntryPage, Kind, MemoryEntry, Scope, State, Vectors
+from lightmem_engine.types import KINDS, STATES, EntryChange, EntryPage, Kind, MemoryEntry, Scope, State, Vectors
 
 T = TypeVar("T")
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
@@ -69,6 +69,9 @@ class Curator:
     ) -> EntryPage:
         """A page of what is remembered, see `stores.listing`."""
         _check_limit(limit)
+        for name, value, known in (("state", state, STATES), ("kind", kind, KINDS)):
+            if value is not None and value not in known:
+                raise InvalidInput(f"{name} must be one of {', '.join(known)}")
         wanted = partial(listing.page, limit=limit, cursor=cursor, state=state, kind=kind, session=session)
         page: EntryPage = await self._db.read(snapshot(partial(wanted, scope=scope)))
         return page

@@ -103,10 +103,12 @@ def _listening(directory: Path) -> Iterator[socket.socket]:
             own = path.stat().st_ino
         except OSError as error:
             raise StoreError(f"cannot listen on {path}: {error.strerror or error}") from error
-        yield listener
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_ino == own:  # a later owner's socket may be there already
-                path.unlink()
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == own:  # a later owner's socket may be there already
+                    path.unlink()
     finally:
         listener.close()
 
