@@ -222,7 +222,7 @@ def test_what_was_acknowledged_outlives_the_owner(tmp_path: Path) -> None:
     data = tmp_path / "data"
     acknowledged: list[str] = []
 
-    async def add_until_death(memory: AsyncMemory, server: Server) -> None:
+    async def add_until_death(memory: AsyncMemory, owner: Server) -> None:
         async def add(number: int) -> None:
             id = f"m{len(acknowledged)}-{number}-{os.urandom(4).hex()}"
             try:
@@ -233,21 +233,21 @@ def test_what_was_acknowledged_outlives_the_owner(tmp_path: Path) -> None:
 
         for round_ in range(200):
             if round_ == 10:
-                server.process.kill()
+                owner.process.kill()
             await asyncio.gather(*(add(number) for number in range(4)))
-            if server.process.poll() is not None:
+            if owner.process.poll() is not None:
                 return
 
-    async def run() -> None:
+    async def run(owner: Server) -> None:
         async with AsyncMemory(url=str(data / "engine.sock")) as memory:
-            await add_until_death(memory, server)
+            await add_until_death(memory, owner)
 
     for _ in range(2):
-        server = Server(data, STUB_ENCODERS).wait_ready()
+        owner = Server(data, STUB_ENCODERS).wait_ready()
         try:
-            asyncio.run(run())
+            asyncio.run(run(owner))
         finally:
-            server.kill()
+            owner.kill()
     with Server(data, STUB_ENCODERS), Memory(url=str(data / "engine.sock")) as memory:
         memory.flush()
         found = {
