@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightmem_engine.chat import budget
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config_loader import default_data_dir
 from lightmem_engine.engine import LocalEngine
@@ -23,7 +24,7 @@ from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.prompts import v1 as prompts
 from lightmem_engine.protocols import Clock, Embedder, Forgetful, LanguageModel, TokenClassifier
 from lightmem_engine.runtime.admission import Admission, AdmittedModel
-from lightmem_engine.runtime.batcher import DeviceWorker
+from lightmem_engine.runtime.batcher import BACKGROUND_SHARE, DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
 from lightmem_engine.runtime.device import Device, choose, give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
@@ -186,6 +187,9 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
 
     embed_model = encoders.embedder.name
     caches = Caches(forget_words, forget_user, forget_prompts(lm))
+    chat_budget_ms = await budget.automatic(
+        encoders.device.kind, calls.embed, (config.runtime.batch_tokens or BATCH_TOKENS["cpu"]) // BACKGROUND_SHARE
+    )
     await pipeline.start()
     engine = LocalEngine(
         config=config,
@@ -202,6 +206,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         curator=Curator(db, calls.embed, embed_model, spoken, clock, caches),
         porter=Porter(db, ModelCalls(worker, Priority.INGEST).embed, embed_model, spoken, pipeline),
         forget_prompts=caches.prompts,
+        chat_budget_ms=chat_budget_ms,
     )
     return engine
 

@@ -154,10 +154,21 @@ class SearchConfig:
 class ChatConfig:
     top_k: int = option(10, "most memories recalled for one chat turn")
     max_tokens: int = option(512, "token budget of what one turn recalls")
+    budget_ms: float = option(0.0, "time for recall before a turn; 0: 50 on CUDA, measured at start on CPU")
+    store_tool_results: bool = option(False, "remember what tools return in a chat, too")
 
     def __post_init__(self) -> None:
         check(self.top_k >= 0, "chat.top_k must be 0 or more")
         check(self.max_tokens >= 0, "chat.max_tokens must be 0 or more")
+        check(0 <= self.budget_ms < float("inf"), "chat.budget_ms must be 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockConfig:
+    max_tokens: int = option(256, "token budget of the memory block of a chat session; 0: no block")
+
+    def __post_init__(self) -> None:
+        check(self.max_tokens >= 0, "block.max_tokens must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +230,7 @@ class EngineConfig:
     extract: ExtractConfig = section(ExtractConfig, "from segments to entries")
     search: SearchConfig = section(SearchConfig, "recall")
     chat: ChatConfig = section(ChatConfig, "chat with memory")
+    block: BlockConfig = section(BlockConfig, "what a chat session knows from its beginning")
     lm: LmConfig = section(LmConfig, "the language model")
     runtime: RuntimeConfig = section(RuntimeConfig, "devices, batches and retries")
     server: ServerConfig = section(ServerConfig, "the HTTP server")

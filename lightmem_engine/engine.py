@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from lightmem_engine.chat.turn import ChatTurns
+from lightmem_engine.chat.turn import ChatTurns, Surroundings
 from lightmem_engine.config import EngineConfig
+from lightmem_engine.curated import Curated
 from lightmem_engine.errors import InvalidInput
 from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.names import check_name, check_scope
@@ -23,18 +24,13 @@ from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.sensory.normalize import by_day, normalize
 from lightmem_engine.types import (
     Delta,
-    EntryChange,
-    EntryPage,
     Hit,
-    Kind,
-    MemoryEntry,
     Message,
     OpenTurn,
     Priority,
     Prompt,
     Sampling,
     Scope,
-    State,
     TurnDraft,
     TurnOptions,
     Vectors,
@@ -49,7 +45,7 @@ if TYPE_CHECKING:
 Part = tuple[str, Callable[[datetime | None], list[TurnDraft]]]  # a session, and what makes its messages drafts
 
 
-class LocalEngine:
+class LocalEngine(Curated):
     """The engine in this process. Built by `assemble.build`, closed with `aclose`; belongs to one event loop."""
 
     def __init__(
@@ -69,13 +65,12 @@ class LocalEngine:
         curator: Curator,
         porter: Porter,
         forget_prompts: Callable[[], Awaitable[None]],
+        chat_budget_ms: float,
     ) -> None:
+        super().__init__(curator, porter)
         self.config = config
         self.directory = directory
-        self._curator = curator
-        self._porter = porter
         self._forget_prompts = forget_prompts
-        self._num_erased = 0
         self.lm = lm
         self.embed = embed
         self._db = db
@@ -86,9 +81,16 @@ class LocalEngine:
         self._clock = clock
         self._release = release
         self._zone = ZoneInfo(config.memory.timezone)
-        self._chat_turns = ChatTurns(
-            config.chat, self.search, self.add, db.contents, today=lambda: clock.now().astimezone(self._zone).date()
+        around = Surroundings(
+            store=db.chats,
+            search=self._recall,
+            contents=db.contents,
+            drafts=self._drafts,
+            wake=pipeline.wake,
+            now=clock.now,
+            today=lambda: clock.now().astimezone(self._zone).date(),
         )
+        self._chat_turns = ChatTurns(config, around, chat_budget_ms)
 
     async def add(
         self,
@@ -145,67 +147,9 @@ class LocalEngine:
                 scope, query, top_k=top_k, max_tokens=max_tokens, as_of=as_of, filters=filters
             )
 
-    async def get(self, scope: Scope, id: str) -> MemoryEntry:
-        """An entry as it stands, or a pending message under the id of its hit."""
-        check_scope(scope)
-        return await self._curator.get(scope, id)
-
-    async def entries(
-        self,
-        scope: Scope,
-        *,
-        limit: int = 100,
-        cursor: str | None = None,
-        state: State | None = None,
-        kind: Kind | None = None,
-        session: str | None = None,
-    ) -> EntryPage:
-        """A page of what is remembered: first what is pending, then entries in the order in which they were made."""
-        check_scope(scope)
-        return await self._curator.entries(scope, limit=limit, cursor=cursor, state=state, kind=kind, session=session)
-
-    async def history(self, scope: Scope, id: str) -> list[MemoryEntry]:
-        """All versions of an entry, oldest first."""
-        check_scope(scope)
-        return await self._curator.history(scope, id)
-
-    async def update(self, scope: Scope, id: str, change: EntryChange) -> MemoryEntry:
-        """Make a new version of an entry; raises `Conflict` for a pending message and a version that moved on."""
-        check_scope(scope)
-        return await self._curator.update(scope, id, change)
-
-    async def delete(self, scope: Scope, id: str) -> None:
-        """Delete an entry with its history and its words, see `stores.delete`."""
-        check_scope(scope)
-        self._num_erased += 1
-        await self._curator.delete(scope, id)
-
-    async def erase(self, scope: Scope) -> dict[str, int]:
-        """Delete everything of a user, on disk and in memory; returns how many messages, entries and rows there
-        were. What is in flight of the user is not written any more."""
-        check_scope(scope)
-        self._num_erased += 1
-        return await self._curator.erase(scope)
-
     def forget_turns(self, scope: Scope) -> None:
         """Open chat turns of an erased user store nothing any more."""
         self._chat_turns.forget(scope)
-
-    async def users(
-        self, tenant: str, *, limit: int = 100, cursor: str | None = None
-    ) -> tuple[list[dict[str, Any]], str | None]:
-        """A page of a tenant's users by name, and where the next one begins."""
-        return await self._curator.users(check_name("tenant", tenant), limit=limit, cursor=cursor)
-
-    def export(self, tenant: str, user: str | None = None) -> AsyncIterator[bytes]:
-        """The lines of an export of one user, or of all users of a tenant, as they stood at one moment."""
-        check_name("tenant", tenant)
-        scope = tenant if user is None else Scope(user=check_name("user_id", user), tenant=tenant)
-        return self._porter.export(scope)
-
-    async def import_(self, tenant: str, chunks: AsyncIterable[bytes]) -> dict[str, int]:
-        """Take in an export, see `pipeline.porter`. (`import` is a word of Python, hence the underscore.)"""
-        return await self._porter.import_(check_name("tenant", tenant), chunks)
 
     async def everything(self, scope: Scope) -> list[Hit]:
         """All that is remembered of a user, in the order it was said; superseded entries included."""
@@ -240,6 +184,7 @@ class LocalEngine:
         """Begin a chat turn: recall, place, and log the user's new words. Without a scope, nothing is read or kept."""
         if scope is not None:
             check_scope(scope)
+            check_turn(options)
         return await self._chat_turns.open(scope, messages, options)
 
     async def close_turn(
@@ -250,8 +195,19 @@ class LocalEngine:
         *,
         tool_calls: Sequence[Mapping[str, Any]] | None = None,
     ) -> bool:
-        """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk."""
-        return await self._chat_turns.close(turn_id, reply, status)
+        """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk.
+
+        tool_calls: those of the reply, as the client gets them.
+        """
+        return await self._chat_turns.close(turn_id, reply, status, tool_calls)
+
+    async def _recall(self, scope: Scope, query: str, **options: Any) -> tuple[list[Hit], bool]:
+        with self._admission.foreground():
+            return await self._long_term.recall(scope, query, **options)
+
+    def _drafts(self, messages: Sequence[Message], last_event_time: datetime | None) -> list[TurnDraft]:
+        now = self._clock.now()
+        return normalize(messages, timestamp=None, zone=self._zone, last_event_time=last_event_time, now=now)
 
     @asynccontextmanager
     async def foreground(self) -> AsyncIterator[None]:
@@ -273,11 +229,23 @@ class LocalEngine:
 
     async def aclose(self) -> None:
         """Stop the stages, the device and the database; unfinished work is taken up at the next start."""
+        await self._chat_turns.aclose()
         await self._pipeline.aclose()
         await self.lm.aclose()
         await asyncio.to_thread(self._worker.close)
+        await self._long_term.aclose()
         await self._db.aclose()
         self._release()
+
+
+def check_turn(options: TurnOptions) -> None:
+    """Options of a chat turn that can be, or `InvalidInput`."""
+    if options.session is not None:
+        check_name("session_id", options.session)
+    if options.idempotency_key is not None:
+        check_name("Idempotency-Key", options.idempotency_key)
+    if options.budget_ms is not None and not 0 <= options.budget_ms < float("inf"):
+        raise InvalidInput("budget_ms must be 0 or more")
 
 
 def _normalize(

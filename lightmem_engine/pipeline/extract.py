@@ -16,6 +16,7 @@ from lightmem_engine.short_term.extract import Extraction
 from lightmem_engine.short_term.memory import due
 from lightmem_engine.stores import entries, presence, work
 from lightmem_engine.stores.memory_db import MemoryDB
+from lightmem_engine.stores.supersede import withdraw_entries
 from lightmem_engine.types import EntryDraft, Scope, Segment, Vector, Vectors
 
 Extract = Callable[[Sequence[Segment]], Awaitable[Extraction]]
@@ -65,7 +66,8 @@ class ExtractStage:
 
         async def extract(part: Sequence[Segment]) -> list[list[tuple[EntryDraft, Vector]]]:
             nonlocal spent
-            extraction = await self._extract(part)
+            told = [segment for segment in part if segment.turns]
+            extraction = await self._extract(told) if told else Extraction()
             spent += extraction
             embedded = await self._with_vectors(extraction.drafts)
             return [[pair for pair in embedded if pair[0].segment == segment.id] for segment in part]
@@ -86,6 +88,8 @@ class ExtractStage:
                 else:
                     drafts, vectors = [draft for draft, _ in result], [vector for _, vector in result]
                     entries.insert(connection, scope, drafts, vectors, self._embed_model, now)
+                    # A branch may have superseded what was just extracted.
+                    withdraw_entries(connection, scope, [turn.turn.seq for turn in segment.turns], now)
                     work.set_segment_state(connection, scope, [segment.id], "extracted")
             if any(unchanged):
                 work.add_usage(connection, scope, work.EXTRACT, spent.num_calls, spent.usage, seconds)

@@ -242,8 +242,12 @@ def _targets(connection: sqlite3.Connection, scope: Scope | None) -> list[tuple[
     if scope is not None:
         scopes = [scope]
     else:
-        open_sessions = [row[0] for row in work.open_sessions(connection)]
-        scopes = list(dict.fromkeys([*work.unfinished(connection), *open_sessions]))
+        connection.execute("BEGIN")  # of one commit, or a user could pass from one list to the other unseen
+        try:
+            open_sessions = [row[0] for row in work.open_sessions(connection)]
+            scopes = list(dict.fromkeys([*work.unfinished(connection), *open_sessions]))
+        finally:
+            connection.execute("COMMIT")
     return [(one, log.last_seq(connection, one)) for one in scopes]
 
 

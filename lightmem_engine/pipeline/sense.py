@@ -19,6 +19,7 @@ from lightmem_engine.sensory.segment import Decision, TurnSignal, decide
 from lightmem_engine.sensory.term_counts import TermCounts
 from lightmem_engine.stores import log, presence, work
 from lightmem_engine.stores.memory_db import MemoryDB
+from lightmem_engine.stores.supersede import superseded
 from lightmem_engine.types import Scope, SensedTurn, Turn, Usage
 
 MAX_MESSAGES_PER_USER = 16
@@ -43,6 +44,7 @@ class _Next:
     """What a user's log holds after the cursor."""
 
     turns: list[Turn]
+    superseded: set[int]  # among the turns; nobody is to recall them
     contexts: dict[str, list[Turn]]
     earlier: list[str]  # texts for term statistics that are not in memory, oldest first
     settled: set[int]  # messages that came with their results
@@ -122,7 +124,7 @@ class SenseStage:
         cursor = work.cursor(connection, work.SENSE, scope)
         turns = log.turns_after(connection, scope, cursor, MAX_MESSAGES_PER_USER)
         if not turns:
-            return _Next([], {}, [], set())
+            return _Next([], set(), {}, [], set())
         first = turns[0].seq
         contexts = {
             session: log.turns_before(connection, scope, session, first, self._sensory.context_turns)
@@ -130,7 +132,9 @@ class SenseStage:
         }
         known = scope in self._counts
         earlier = [] if known else log.texts_before(connection, scope, first, MAX_COUNTED_MESSAGES)
-        return _Next(turns, contexts, earlier, presence.settled(connection, work.SENSE, [turn.seq for turn in turns]))
+        seqs = [turn.seq for turn in turns]
+        settled = presence.settled(connection, work.SENSE, seqs)
+        return _Next(turns, superseded(connection, seqs), contexts, earlier, settled)
 
     def forget(self, scope: Scope) -> None:
         """Drop what is kept in memory of a user's words."""
@@ -144,7 +148,7 @@ class SenseStage:
         for text in following.earlier:
             counts.add(text)
         for turn in following.turns:
-            if turn.role in REMEMBERED_ROLES:
+            if turn.role in REMEMBERED_ROLES and turn.seq not in following.superseded:
                 counts.add(turn.text)
         self._counts[scope] = counts
         while len(self._counts) > MAX_COUNTED_USERS:
@@ -160,7 +164,8 @@ class SenseStage:
             if not alive:
                 return False
             left = {seq: result for seq, result in outcome.items() if seq in alive}
-            sensed = [result for result in left.values() if isinstance(result, SensedTurn)]
+            gone = superseded(connection, left)  # a branch may have superseded some meanwhile
+            sensed = [r for r in left.values() if isinstance(r, SensedTurn) and r.turn.seq not in gone]
             poison = {seq: result for seq, result in left.items() if isinstance(result, Poison)}
             work.save_sensed(connection, scope, sensed)
             for seq, item in poison.items():
@@ -204,10 +209,10 @@ class SenseStage:
 
 
 def _items(following: _Next, context_turns: int) -> list[_Item]:
-    """A user's remembered turns, session by session, each with the turns before it."""
+    """A user's remembered turns, superseded ones left out, session by session, each with the turns before it."""
     items = []
     for turn in sorted(following.turns, key=lambda turn: (turn.session, turn.seq)):
-        if turn.role in REMEMBERED_ROLES and turn.seq not in following.settled:
+        if turn.role in REMEMBERED_ROLES and turn.seq not in following.superseded | following.settled:
             before = following.contexts[turn.session]
             items.append(_Item(turn, tuple(before[-context_turns:])))
             before.append(turn)

@@ -14,6 +14,7 @@ from typing import Any
 
 from lightmem_engine.errors import Conflict, NotFound
 from lightmem_engine.prompts import v1 as prompts
+from lightmem_engine.stores import chats
 from lightmem_engine.stores.entries import PENDING
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import from_ms, select_in, to_blob, to_json, to_ms
@@ -142,6 +143,7 @@ def _as_pending(connection: sqlite3.Connection, entry: MemoryEntry) -> dict[str,
 
 def tell_chats(connection: sqlite3.Connection, scope: Scope, changed: Mapping[str, str | None]) -> None:
     """Let conversations that show these memories, by hit id, show the new line instead, or nothing."""
+    chats.rewrite(connection, scope, changed)
 
 
 def merged(old: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _LATEST = "e.version = (SELECT max(version) FROM entry l WHERE l.id = e.id)"
 EDITED = "e.version > 1 AND e.text <> (SELECT f.text FROM entry f WHERE f.id = e.id AND f.version = 1)"
 PENDING = (
     "NOT EXISTS (SELECT 1 FROM sensed s JOIN segment g ON g.id = s.segment WHERE s.message = m.seq "
-    "AND g.state = 'extracted') AND m.role IN ('user', 'assistant')"
+    "AND g.state = 'extracted') AND m.role IN ('user', 'assistant') AND m.superseded_ms IS NULL"
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.stores import entries, log, reembed, schema, scrub, work
+from lightmem_engine.stores.chats import Chats
 from lightmem_engine.stores.sqlite import Database, Work
 from lightmem_engine.stores.stats import stats
 from lightmem_engine.types import Hit, IndexDoc, Scope
@@ -26,6 +27,7 @@ class MemoryDB:
         self.write_alone = database.write_alone
         self.read = database.read
         self.aclose = database.aclose
+        self.chats = Chats(database.write, lambda work: database.read(snapshot(work)))
 
     @classmethod
     async def open(cls, path: Path, failpoints: Failpoints | None = None) -> MemoryDB:

@@ -19,7 +19,7 @@ from lightmem_engine.types import Scope
 FORMAT = "lightmem-export"
 VERSION = 1
 
-_MESSAGE = "id, session, role, speaker, content, event_ms, offset_s, recorded_ms, metadata, digest"
+_MESSAGE = "id, session, role, speaker, content, event_ms, offset_s, recorded_ms, metadata, digest, superseded_ms"
 _ENTRY = (
     "id, version, kind, text, valid_from, offset_s, valid_to, recorded_at, superseded_at, run_id, state, segment, "
     "session, speaker, role, tags, metadata"
@@ -60,7 +60,7 @@ def user_lines(connection: sqlite3.Connection, scope: Scope) -> Iterator[dict[st
 
 def _messages(connection: sqlite3.Connection, scope: Scope) -> Iterator[dict[str, Any]]:
     rows = connection.execute(f"SELECT {_MESSAGE} FROM message WHERE {_USER} ORDER BY seq", (scope.tenant, scope.user))
-    for id, session, role, speaker, content, event_ms, offset_s, recorded_ms, metadata, digest in rows:
+    for id, session, role, speaker, content, event_ms, offset_s, recorded_ms, metadata, digest, superseded_ms in rows:
         yield {
             "type": "message",
             "user": scope.user,
@@ -73,6 +73,7 @@ def _messages(connection: sqlite3.Connection, scope: Scope) -> Iterator[dict[str
             "recorded_at": from_ms(recorded_ms).isoformat(),
             "metadata": json.loads(metadata),
             "digest": digest.hex(),
+            "superseded_at": _iso(superseded_ms),
         }
 
 

@@ -228,6 +228,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "recorded_at": _time,
         "metadata": _mapping,
         "digest": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
+        "superseded_at": _or_none(_time),
     },
     "session": {"user": _name, "session": _name, "decided": _number},
     "segment": {

@@ -97,7 +97,7 @@ class _Restorer:
             said, recorded = moment(row["event_time"]), moment(row["recorded_at"])
             cursor = self._connection.execute(
                 "INSERT INTO message (tenant, user, id, session, role, speaker, content, event_ms, offset_s, "
-                "recorded_ms, metadata, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "recorded_ms, metadata, digest, superseded_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *self._key,
                     *(row[name] for name in ("id", "session", "role", "speaker", "content")),
@@ -106,6 +106,7 @@ class _Restorer:
                     to_ms(recorded),
                     to_json(row["metadata"]),
                     bytes.fromhex(row["digest"]),
+                    _ms(row["superseded_at"]),
                 ),
             )
             assert cursor.lastrowid is not None

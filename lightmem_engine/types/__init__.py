@@ -13,6 +13,7 @@ from lightmem_engine.types.base import (
     Vector,
     Vectors,
 )
+from lightmem_engine.types.chats import Block, ChatAsk, ChatItem, ChatOpened, ChatPlace, ChatView, Injection, Note
 from lightmem_engine.types.conversation import Message, Scope, Turn, TurnDraft
 from lightmem_engine.types.entries import EntryChange, EntryDraft, EntryPage, MemoryEntry, Source
 from lightmem_engine.types.language import Completion, Delta, Prompt, Sampling, Usage
@@ -24,6 +25,12 @@ __all__ = [
     "KINDS",
     "ROLES",
     "STATES",
+    "Block",
+    "ChatAsk",
+    "ChatItem",
+    "ChatOpened",
+    "ChatPlace",
+    "ChatView",
     "Columns",
     "Completion",
     "Delta",
@@ -34,9 +41,11 @@ __all__ = [
     "Floats",
     "Hit",
     "IndexDoc",
+    "Injection",
     "Kind",
     "MemoryEntry",
     "Message",
+    "Note",
     "OpenTurn",
     "Piece",
     "Priority",

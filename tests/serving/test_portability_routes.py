@@ -234,7 +234,7 @@ def test_an_export_is_one_moment_while_others_write(tmp_path: Path) -> None:
 
 def test_a_large_import_is_not_held_to_the_limit_of_other_bodies(target: Server) -> None:
     header = {"type": "header", "format": "lightmem-export", "version": 1, "embed_model": None}
-    row = {
+    row: Json = {
         "type": "message",
         "user": "ann",
         "session": "s",
@@ -244,6 +244,7 @@ def test_a_large_import_is_not_held_to_the_limit_of_other_bodies(target: Server)
         "recorded_at": "2024-01-01T00:00:00+00:00",
         "metadata": {},
         "digest": "0" * 64,
+        "superseded_at": None,
     }
     lines = [json.dumps(header)]
     lines += [json.dumps({**row, "id": f"m{n}", "content": "large " * 200_000}) for n in range(16)]
