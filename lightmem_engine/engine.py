@@ -163,9 +163,16 @@ class LocalEngine:
             check_scope(scope)
         return await self._chat_turns.open(scope, messages, options)
 
-    async def close_turn(self, turn_id: str, reply: str, status: str) -> bool:
+    async def close_turn(
+        self, turn_id: str, reply: str, status: str, *, tool_calls: Sequence[Mapping[str, Any]] | None = None
+    ) -> bool:
         """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk."""
         return await self._chat_turns.close(turn_id, reply, status)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait for the device."""
+        return self._worker.queued_tokens
 
     def foreground(self) -> AbstractContextManager[None]:
         """Hold while a user waits; background work steps aside."""

@@ -15,7 +15,7 @@ from lightmem_engine.types.base import (
 )
 from lightmem_engine.types.conversation import Message, Scope, Turn, TurnDraft
 from lightmem_engine.types.entries import EntryDraft, MemoryEntry, Source
-from lightmem_engine.types.language import Completion, Delta, Prompt, Sampling, Usage
+from lightmem_engine.types.language import Completion, Delta, Prompt, Sampling, TokenLogprob, Usage
 from lightmem_engine.types.recall import Columns, Hit, IndexDoc
 from lightmem_engine.types.sensing import Piece, Segment, SensedTurn, Window, WindowScores, Word
 from lightmem_engine.types.turns import OpenTurn, TurnOptions
@@ -46,6 +46,7 @@ __all__ = [
     "SensedTurn",
     "Source",
     "State",
+    "TokenLogprob",
     "Turn",
     "TurnDraft",
     "TurnOptions",
