@@ -29,6 +29,7 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_REQUEST = frozenset({b"host", b"expect"})
 _REWRITTEN = frozenset({b"content-length", b"content-encoding", b"accept-encoding"})
 
@@ -107,6 +108,13 @@ class Upstream:
             extensions={"timeout": self._timeout, "target": self._prefix + target},
         )
         with self._mapped():
+            try:
+                return await self._transport.handle_async_request(request)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                # The server may have been closing an idle connection just then. Asking again is harmless only for
+                # requests that may be made twice.
+                if method not in _REPEATABLE or content is not None:
+                    raise
             return await self._transport.handle_async_request(request)
 
     def answer(self, response: httpx.Response, *, decoded: bool = False) -> Answer:
