@@ -71,12 +71,14 @@ class OutputParser:
         opening = _MARKS["think"][0]
         lead = self._held.lstrip()
         if lead.startswith(opening):
-            self._held = lead[len(opening) :].removeprefix("\n")
-            self._state = "think"
+            self._held = lead[len(opening) :]
+            self._state, self._skip_blank = "think", True
         elif last or not opening.startswith(lead):
             self._state = "text"
 
     def _think(self, last: bool) -> Iterator[Piece]:
+        if self._after_mark():
+            return
         certain, found = self._until(_MARKS["think"][1], last)
         certain = self._blank + certain
         body = certain if last and not found else certain.rstrip()
@@ -84,10 +86,7 @@ class OutputParser:
         if body:
             yield Spoken("reasoning", body)
         if found:
-            self._state = "text"
-            self._blank = ""
-            self._skip_blank = True
-            self._held = self._held.lstrip()
+            self._state, self._skip_blank = "text", True
 
     def _text(self, last: bool) -> Iterator[Piece]:
         if self._after_mark():

@@ -210,7 +210,7 @@ def test_the_stock_client_streams_tool_calls(gateway: Server, scripted: Scripted
     ]
     scripted.plan = chunked([*map(event, events), DONE])
     with OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client:
-        got = list(client.chat.completions.create(**ASK, user=user, stream=True))  # type: ignore[call-overload]
+        got = list(client.chat.completions.create(**ASK, user=user, stream=True))
     pieces = [c.choices[0].delta.tool_calls[0].function.arguments for c in got[:3]]
     assert "".join(pieces) == '{"a":1}'
     assert got[-1].choices[0].finish_reason == "tool_calls"
