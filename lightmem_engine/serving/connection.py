@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from starlette.types import Receive
+from starlette.types import Message, Receive, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 T = TypeVar("T")
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` to its end, or cancel it as soon as the client has gone. The request's body has been read."""
-    task = asyncio.ensure_future(work)
+async def while_connected(receive: Receive, send: Send, work: Callable[[Send], Coroutine[Any, Any, None]]) -> None:
+    """Run `work`, which answers through the `send` it is handed; cancel it as soon as the client has gone.
+
+    The request's body has been read. Once the answer is complete nothing cancels what `work` has left to do.
+    """
+    complete = False
+
+    async def noting(message: Message) -> None:
+        nonlocal complete
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            complete = True
+        await send(message)
+
+    task = asyncio.ensure_future(work(noting))
     gone = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if complete:  # the server says "disconnect" then, too
+            await asyncio.wait({task})
     finally:
         for pending in (task, gone):
             pending.cancel()

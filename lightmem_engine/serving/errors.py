@@ -12,9 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from lightmem_engine import errors
-from lightmem_engine.serving.context import request_id
+from lightmem_engine.serving.context import CLIENT_LEFT, request_id
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.LightMemError, _handle)
     app.add_exception_handler(HTTPException, _handle)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _unknown)
 
 
@@ -90,6 +92,10 @@ async def _handle(request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     return body("invalid_input", sentences(list(error.errors()), skip=1), 400)
+
+
+async def _left(request: Request, error: Exception) -> JSONResponse:
+    return body("client_left", "the client left before its body ended", CLIENT_LEFT)
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:

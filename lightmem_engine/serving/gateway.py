@@ -33,7 +33,7 @@ class Gateway:
             return
         scope.setdefault("state", {})["route"] = "upstream"
         upload = _Upload(receive)
-        await while_connected(upload.rest, self._pass_on(scope, upload, send))
+        await while_connected(upload.rest, send, lambda noting: self._pass_on(scope, upload, noting))
 
     async def _pass_on(self, scope: Scope, upload: _Upload, send: Send) -> None:
         names = {name for name, _ in scope["headers"]}

@@ -93,7 +93,7 @@ class _ChatResponse(Response):
         def mark_foreign() -> None:
             scope["state"]["foreign"] = True
 
-        await while_connected(receive, self._exchange.run(send, mark_foreign))
+        await while_connected(receive, send, lambda noting: self._exchange.run(noting, mark_foreign))
 
 
 async def _stats(request: Request, scope: MemoryScope | None = None) -> dict[str, Any] | None:
