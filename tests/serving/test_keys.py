@@ -48,7 +48,11 @@ ROUTES = [
     ("GET", "/anything"),
     ("OPTIONS", "/"),
 ]
-SECRET: dict[str, object] = {"model": "stub", "messages": [{"role": "user", "content": "The vault code is 4711."}], "user": "ann"}
+SECRET: dict[str, object] = {
+    "model": "stub",
+    "messages": [{"role": "user", "content": "The vault code is 4711."}],
+    "user": "ann",
+}
 
 
 def _write(path: Path, text: str) -> str:

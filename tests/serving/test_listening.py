@@ -9,7 +9,7 @@ import pytest
 from lightmem_engine.config import EngineConfig, ServerConfig
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import ConfigError
-from lightmem_engine.serving.server import run
+from lightmem_engine.serving.server import _bind, run
 
 
 async def _never() -> LocalEngine:
@@ -34,3 +34,9 @@ def test_a_taken_port_is_named() -> None:
 def test_a_name_that_does_not_resolve() -> None:
     with pytest.raises(ConfigError, match="no-such-host"):
         run(_never, EngineConfig(server=ServerConfig(host="no-such-host.invalid")))
+
+
+def test_small_answers_do_not_wait_for_each_other() -> None:
+    """asyncio turns Nagle's algorithm off only on sockets that name their protocol."""
+    with _bind(ServerConfig(port=0), has_keys=False) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
