@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -164,7 +164,12 @@ class LocalEngine:
         return await self._chat_turns.open(scope, messages, options)
 
     async def close_turn(
-        self, turn_id: str, reply: str, status: str, *, tool_calls: Sequence[Mapping[str, Any]] | None = None
+        self,
+        turn_id: str,
+        reply: str,
+        status: str,
+        *,
+        tool_calls: Sequence[Mapping[str, Any]] | None = None,
     ) -> bool:
         """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk."""
         return await self._chat_turns.close(turn_id, reply, status)
@@ -174,14 +179,22 @@ class LocalEngine:
         """Tokens that wait for the device."""
         return self._worker.queued_tokens
 
-    def foreground(self) -> AbstractContextManager[None]:
+    @asynccontextmanager
+    async def foreground(self) -> AsyncIterator[None]:
         """Hold while a user waits; background work steps aside."""
-        return self._admission.foreground()
+        with self._admission.foreground():
+            yield
 
     async def generate(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> AsyncIterator[Delta]:
         """The language model's answer, piece by piece, at foreground priority."""
+        async with aclosing(self.answer(Prompt(tuple(messages)), sampling)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def answer(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """As `generate`, for a prompt with tools or a schema. Closing the iterator stops the model."""
         with self._admission.foreground():
-            async for delta in self.lm.stream(Prompt(tuple(messages)), sampling=sampling, priority=Priority.FOREGROUND):
+            async for delta in self.lm.stream(prompt, sampling=sampling, priority=Priority.FOREGROUND):
                 yield delta
 
     async def aclose(self) -> None:

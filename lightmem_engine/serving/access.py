@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from typing import Any
+
 from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Send
@@ -26,7 +29,7 @@ class KeyCheck:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Pass the request on if it may."""
         if scope["type"] == "http":
-            caller = self._caller(scope)
+            caller = _of_socket(scope) or self._caller(scope)
             if caller is None and scope["path"] not in OPEN_PATHS:
                 refusal = errors.body("unauthorized", "this server needs a valid API key", 401, CHALLENGE)
                 await refusal(scope, receive, send)
@@ -51,7 +54,17 @@ def engine_of(request: Request) -> LocalEngine:
 
 def caller_of(request: Request) -> Caller:
     """Who the request's key says is calling."""
-    caller: Caller = request.state.caller
+    return _of_socket(request.scope) or _known(request.scope)
+
+
+def _of_socket(scope: MutableMapping[str, Any]) -> Caller | None:
+    """Who can open the owner's socket owns the directory; its listener notes for which tenant a request speaks."""
+    state = scope.get("state", {})
+    return Caller(str(state["tenant"])) if state.get("trusted") else None
+
+
+def _known(scope: MutableMapping[str, Any]) -> Caller:
+    caller: Caller = scope["state"]["caller"]
     return caller
 
 

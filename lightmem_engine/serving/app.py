@@ -30,7 +30,7 @@ def create_app(engine: LocalEngine, config: EngineConfig, keys: KeyRing) -> Fast
     metrics = Metrics()
     target = chat_target(config)
     upstream = None if target is None else Upstream(target, lambda kind: metrics.upstream_errors.labels(kind).inc())
-    backend: Backend = upstream or LocalBackend(engine.lm)
+    backend: Backend = upstream or LocalBackend(engine.lm.name, engine.answer)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -54,7 +54,7 @@ class ChatExchange:
         mark_foreign: called before an answer that must keep exactly its own headers.
         """
         timed = self._timed(send)
-        with self._engine.foreground():
+        async with self._engine.foreground():
             if self._identity is None:
                 with span("backend"):
                     answer = await self._backend.begin(self._request, None)

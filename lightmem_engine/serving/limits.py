@@ -10,6 +10,8 @@ from lightmem_engine.serving import errors
 from lightmem_engine.serving.access import OPEN_PATHS
 from lightmem_engine.serving.metrics import Metrics
 
+UNLIMITED = frozenset({"/v1/memory/import"})  # read piece by piece, and an admin's alone
+
 
 class BodyLimit:
     """ASGI middleware: 413 when a body is, or grows, larger than `max_bytes`."""
@@ -20,7 +22,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, counting its bytes."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in UNLIMITED:
             await self._app(scope, receive, send)
             return
         refusal = HTTPException(413, f"the body is larger than {self._max_bytes} bytes", {"connection": "close"})

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 from lightmem_engine.errors import LightMemError, NotFound
 from lightmem_engine.models.tool_calls import OutputParser, Piece, Spoken, ToolCall, parse_call
-from lightmem_engine.protocols import LanguageModel
 from lightmem_engine.serving.backends import Answer, ChatRequest
 from lightmem_engine.serving.errors import shape
 from lightmem_engine.serving.local_request import Ask, read_ask
 from lightmem_engine.serving.sse import DONE, compact, event_of
-from lightmem_engine.types import Delta, FinishReason, Priority, TokenLogprob, Usage
+from lightmem_engine.types import Delta, FinishReason, Prompt, Sampling, TokenLogprob, Usage
 
+Asking = Callable[[Prompt, Sampling], AsyncGenerator[Delta, None]]
 STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 JSON_HEADERS = [(b"content-type", b"application/json")]
 
@@ -25,16 +25,18 @@ JSON_HEADERS = [(b"content-type", b"application/json")]
 class LocalBackend:
     """See `Backend`. Choices of `n` are written one after another, each finding the prompt in the cache."""
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self._lm = lm
+    def __init__(self, name: str, answer: Asking) -> None:
+        """name: the model's.   answer: the engine's."""
+        self._name = name
+        self._answer = answer
 
     async def begin(self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None) -> Answer:
         """Raises what the model raises before its first token."""
         ask = read_ask(request.body, messages)
-        if ask.model not in (None, "", self._lm.name):
-            raise NotFound(f"the model {ask.model!r} does not exist; this server serves {self._lm.name!r}")
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._lm.name}
-        writer = _Stream(self._lm, ask, head).pieces() if ask.stream else _whole(self._lm, ask, head)
+        if ask.model not in (None, "", self._name):
+            raise NotFound(f"the model {ask.model!r} does not exist; this server serves {self._name!r}")
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._name}
+        writer = _Stream(self._answer, ask, head).pieces() if ask.stream else _whole(self._answer, ask, head)
         try:
             await anext(writer)  # up to the first token: from here on the answer is a 200
         except BaseException:
@@ -54,7 +56,7 @@ class LocalBackend:
 class _Choice:
     """One answer being written."""
 
-    def __init__(self, lm: LanguageModel, ask: Ask, index: int) -> None:
+    def __init__(self, answer: Asking, ask: Ask, index: int) -> None:
         self.index = index
         self.finish: FinishReason | None = None
         self.usage = Usage()
@@ -64,11 +66,11 @@ class _Choice:
         self._num_calls = 0
         seed = ask.sampling.seed
         sampling = ask.sampling if seed is None else dataclasses.replace(ask.sampling, seed=seed + index)
-        self._deltas = lm.stream(ask.prompt, sampling=sampling, priority=Priority.FOREGROUND)
+        self._deltas = answer(ask.prompt, sampling)
 
     async def read(self) -> AsyncGenerator[tuple[list[Piece], tuple[TokenLogprob, ...]], None]:
         """What the client may see, and the log-probabilities since; sets `finish` with the last."""
-        async with aclosing(cast("AsyncGenerator[Delta, None]", self._deltas)) as deltas:
+        async with aclosing(self._deltas) as deltas:
             async for delta in deltas:
                 pieces = self._pieces(delta)
                 if delta.finish_reason:
@@ -98,8 +100,8 @@ class _Choice:
 class _Stream:
     """Server-sent events of a streamed answer."""
 
-    def __init__(self, lm: LanguageModel, ask: Ask, head: dict[str, Any]) -> None:
-        self._lm = lm
+    def __init__(self, answer: Asking, ask: Ask, head: dict[str, Any]) -> None:
+        self._answer = answer
         self._ask = ask
         self._head = head | {"object": "chat.completion.chunk"}
         self._num_calls = 0
@@ -110,7 +112,7 @@ class _Stream:
         started = False
         try:
             for index in range(self._ask.n):
-                choice = _Choice(self._lm, self._ask, index)
+                choice = _Choice(self._answer, self._ask, index)
                 async with aclosing(choice.read()) as spoken:
                     async for event in self._events(choice, spoken):
                         if not started:
@@ -161,11 +163,11 @@ class _Stream:
         return event_of(self._head | {"choices": [choice]} | usage)
 
 
-async def _whole(lm: LanguageModel, ask: Ask, head: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+async def _whole(answer: Asking, ask: Ask, head: dict[str, Any]) -> AsyncGenerator[bytes, None]:
     """An empty piece once the answer is there, then the answer."""
     choices, usages = [], []
     for index in range(ask.n):
-        choice = _Choice(lm, ask, index)
+        choice = _Choice(answer, ask, index)
         said: dict[str, list[str]] = {"content": [], "reasoning": []}
         calls: list[dict[str, Any]] = []
         logprobs: list[TokenLogprob] = []

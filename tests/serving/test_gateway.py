@@ -7,6 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -233,3 +234,19 @@ def test_our_own_paths_stay_here(gateway: Server, scripted: ScriptedUpstream) ->
     assert ready.json() == {"ready": True, "checks": {"engine": True, "model": True}}
     scripted.plan = whole({}, 503)
     assert httpx.get(f"{gateway.url}/health/ready", timeout=30).status_code == 503
+
+
+def test_what_is_said_is_extracted_by_the_model_server(tmp_path: Path) -> None:
+    with ScriptedUpstream() as scripted:
+        fact = {"source": 1, "fact": "Ann has a parrot called Zazu."}
+        scripted.plan = whole(completion(json.dumps({"facts": [fact], "relations": [], "entities": []})))
+        scripted.plans = {"/v1/models": whole({"data": [{"id": "big"}]})}
+        settings = (*STUB_ENCODERS, "short_term.threshold=0", "upstream.api_key=sk-house")
+        with Server(tmp_path / "data", settings, ["--upstream", scripted.url]) as gateway:
+            told = {"user_id": "ann", "messages": [{"role": "user", "content": "I have a parrot called Zazu."}]}
+            httpx.post(f"{gateway.url}/v1/memory/add", json=told | {"wait": True}, timeout=60)
+            hits = _stored(gateway, "ann")
+        assert [hit["text"] for hit in hits if hit["kind"] == "fact"] == [fact["fact"]]
+        asked = [seen for seen in scripted.seen if seen.target == CHAT]
+        assert {seen.json()["model"] for seen in asked} == {"big"}
+        assert {seen.header("authorization") for seen in scripted.seen} == {"Bearer sk-house"}
