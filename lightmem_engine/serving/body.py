@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from lightmem_engine.errors import InvalidInput
+from lightmem_engine.serving.tracing import span
 
 MAX_DEPTH = 100
 
@@ -51,14 +52,15 @@ def parse_object(raw: bytes, content_type: str) -> dict[str, Any]:
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON body goes through `parse`."""
+    """A route whose JSON body goes through `parse`, and which has a span of its own."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """As FastAPI's, with our reading of bodies."""
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
-            return await handle(_StrictRequest(request.scope, request.receive))
+            with span(self.name):
+                return await handle(_StrictRequest(request.scope, request.receive))
 
         return strictly
 
