@@ -65,19 +65,20 @@ class RequestContext:
         finally:
             seconds = time.perf_counter() - started
             route = state.get("route") or getattr(scope.get("route"), "path", "unknown")
+            path = _without_names(scope["path"], route)
             self._metrics.request(scope["method"], route, status)
             caller = state.get("caller")
             access_log.info(
                 "%s %s %d %.1f ms request %s tenant %s",
                 scope["method"],
-                _printable(scope["path"]),
+                path,
                 status,
                 seconds * 1000,
                 identifier,
                 caller.tenant if caller else "-",
                 extra={
                     "method": scope["method"],
-                    "path": scope["path"],
+                    "path": path,
                     "status": status,
                     "ms": round(seconds * 1000, 1),
                     "request_id": identifier,
@@ -100,6 +101,8 @@ def _with_ours(headers: list[tuple[bytes, bytes]], identifier: str) -> list[tupl
     return headers
 
 
-def _printable(path: str) -> str:
-    """A path that cannot forge a line of the log."""
+def _without_names(path: str, route: str) -> str:
+    """A path that names no user or memory, and cannot forge a line of the log."""
+    if path.startswith("/v1/memory/"):
+        return route if route.startswith("/") else f"/v1/memory/... ({route})"
     return path if path.isprintable() else repr(path)

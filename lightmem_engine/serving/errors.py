@@ -85,7 +85,8 @@ async def _handle(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.LightMemError | HTTPException)
     response = answer(error)
     if response.status_code >= 500:
-        logger.error("%s %s: %s", request.method, request.url.path, error)
+        logger.error("%s: %s", type(error).__name__, response.status_code)
+        logger.debug("what failed", exc_info=error)  # may quote what somebody said
     return response
 
 
@@ -99,5 +100,4 @@ async def _left(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return body("internal", "internal error", 500)

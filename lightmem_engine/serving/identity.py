@@ -30,11 +30,6 @@ class Identity:
     options: TurnOptions
 
 
-def has_user_header(headers: Headers) -> bool:
-    """Whether the request names its user before its body is read."""
-    return bool(headers.get(USER_HEADER))
-
-
 def read_identity(headers: Headers, body: Mapping[str, Any], trust: Trust, tenant: str) -> Identity | None:
     """The identity of a chat request, None if it has none.
 

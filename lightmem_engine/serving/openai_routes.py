@@ -15,9 +15,10 @@ from lightmem_engine.serving.backends import Backend, ChatRequest
 from lightmem_engine.serving.body import parse_object
 from lightmem_engine.serving.chat import ChatExchange
 from lightmem_engine.serving.connection import while_connected
-from lightmem_engine.serving.identity import Trust, has_user_header, read_identity
+from lightmem_engine.serving.identity import Trust, read_identity
 from lightmem_engine.serving.local_request import ChatBody
 from lightmem_engine.serving.metrics import Metrics
+from lightmem_engine.serving.reply import read_object
 from lightmem_engine.types import Scope as MemoryScope
 from lightmem_engine.version import VERSION
 
@@ -68,16 +69,18 @@ def add_chat_routes(app: FastAPI, backend: Backend, metrics: Metrics, trust: Tru
     async def chat(request: Request) -> Response:
         raw = await request.body()
         headers = dict(request.headers.raw)
+        tenant = tenant_of(request)
+        body: dict[str, Any] | None
         try:
             body = parse_object(raw, request.headers.get("content-type", ""))
-            identity = read_identity(headers, body, trust, tenant_of(request))
-            if identity is not None and not isinstance(body.get("messages"), list):
-                raise InvalidInput("messages must be a list")
         except InvalidInput:
-            # What we cannot read names nobody; whether it is an answer or an error is the model server's to say.
-            if not gateway or has_user_header(headers) or b'"memory"' in raw:
+            # What names nobody is the model server's to judge, however odd it is.
+            if not gateway or read_identity(headers, read_object(raw), trust, tenant) is not None:
                 raise
-            body, identity = None, None
+            body = None
+        identity = read_identity(headers, body or {}, trust, tenant)
+        if identity is not None and not isinstance((body or {}).get("messages"), list):
+            raise InvalidInput("messages must be a list")
         asked = ChatRequest(raw, body, request.headers.raw, request.scope["query_string"], request.state.request_id)
         return _ChatResponse(ChatExchange(engine_of(request), backend, metrics, asked, identity))
 

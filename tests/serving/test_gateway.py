@@ -130,6 +130,13 @@ def test_a_body_that_is_no_json_is_the_model_servers_to_judge(gateway: Server, s
     named = httpx.post(gateway.url + CHAT, content=b"{", headers={"x-memory-user-id": "ann"})
     assert named.json()["error"]["code"] == "invalid_input"
     assert len(scripted.seen) == 1
+    odd = b'{"messages": [{"role": "user", "content": "\\ud800"}], "user": %s}'
+    for user in (b'"ann"', b"5", b'"a\\nb"'):
+        assert _raw(gateway.url + CHAT, odd % user)[0] == 400
+        assert b"invalid_input" in _raw(gateway.url + CHAT, odd % user)[2]
+    assert len(scripted.seen) == 1
+    scripted.plan = whole({"theirs": True})
+    assert _raw(gateway.url + CHAT, odd % b'""')[2] == b'{"theirs": true}'
 
 
 def test_memory_rides_on_the_answer_and_nothing_else_changes(

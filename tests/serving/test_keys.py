@@ -11,9 +11,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import Request
+from starlette.exceptions import HTTPException
 
 from lightmem_engine.errors import ConfigError
+from lightmem_engine.serving.access import require_admin, scope_of
 from lightmem_engine.serving.keys import Caller, KeyRing
+from lightmem_engine.types import Scope
 from tests.support.server import STUB_ENCODERS, Server
 from tests.support.upstream import ScriptedUpstream, completion, whole
 
@@ -198,6 +202,19 @@ def test_a_file_that_others_can_read_is_warned_about(tmp_path: Path, caplog: pyt
     path.chmod(0o644)
     KeyRing(str(path))
     assert "can be read by others" in caplog.text
+
+
+def test_admins_alone_may_do_what_admins_do() -> None:
+    def request(**state: object) -> Request:
+        return Request({"type": "http", "headers": [], "state": state})
+
+    require_admin(request(caller=Caller("red", True)))
+    with pytest.raises(HTTPException) as refused:
+        require_admin(request(caller=Caller("red", False)))
+    assert refused.value.status_code == 403
+    owner = request(trusted=True, tenant="blue")
+    require_admin(owner)
+    assert scope_of(owner, "ann") == Scope(user="ann", tenant="blue")
 
 
 def test_a_port_for_everybody_answers_elsewhere_too(keyed: tuple[Server, Path]) -> None:

@@ -101,6 +101,7 @@ def test_no_word_of_anybody_is_in_the_log(tmp_path: Path, log_format: str) -> No
         httpx.post(server.url + CHAT, content=f'{{"{CANARY}', timeout=30)
         httpx.post(f"{server.url}/v1/memory/add", json={"user_id": user, **said, "odd": CANARY}, timeout=30)
         httpx.post(f"{server.url}/v1/memory/search", json={"user_id": user, "query": CANARY}, timeout=30)
+        httpx.delete(f"{server.url}/v1/memory/users/{user}", timeout=30)
         httpx.get(f"{server.url}/v1/nothing?q={CANARY}", headers={"authorization": f"Bearer {CANARY}"}, timeout=30)
     log = server.log.read_text()
     assert CANARY not in log
