@@ -7,9 +7,10 @@ off, leave a partial reply. Memory that fails is reported and never fails a chat
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.types import Message, Send
@@ -125,7 +126,7 @@ class ChatExchange:
         messages = self._request.body["messages"] if self._request.body else []
         try:
             with span("open_turn"):
-                turn = await self._engine.open_turn(identity.scope, messages, identity.options)
+                turn = await self._opened(identity, messages)
         except InvalidInput:
             raise
         except (LightMemError, OSError) as error:
@@ -137,6 +138,17 @@ class ChatExchange:
         if turn.degraded:
             self._metrics.degraded.labels(turn.degraded).inc()
         return turn
+
+    async def _opened(self, identity: Identity, messages: Sequence[Mapping[str, Any]]) -> OpenTurn:
+        """The engine's turn. One whose client leaves meanwhile is closed, not left open in the engine."""
+        work = asyncio.ensure_future(self._engine.open_turn(identity.scope, messages, identity.options))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait({work})
+            if work.exception() is None:
+                await self._engine.close_turn(work.result().turn_id, "", "partial")
+            raise
 
     async def _close(self, status: str) -> bool:
         """Log what the client has seen of the reply; says whether it is on disk."""

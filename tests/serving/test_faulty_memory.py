@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -103,3 +105,44 @@ async def test_a_failure_nobody_foresaw_is_a_500_without_its_words(
         )
     assert answer.status_code == 500
     assert answer.json() == {"error": {"code": "internal", "message": "internal error", "request_id": "r7"}}
+
+
+async def test_a_client_that_leaves_while_memory_is_read_leaves_no_turn_open(
+    running: tuple[LocalEngine, httpx.AsyncClient, _Clock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _, _ = running
+    opening, left = asyncio.Event(), asyncio.Event()
+    turns: dict[str, list[str]] = {"opened": [], "closed": []}
+    open_turn, close_turn = engine.open_turn, engine.close_turn
+
+    async def slowly(*arguments: Any, **options: Any) -> Any:
+        opening.set()
+        await left.wait()
+        turn = await open_turn(*arguments, **options)
+        turns["opened"].append(turn.turn_id)
+        return turn
+
+    async def noted(turn_id: str, *arguments: Any, **options: Any) -> bool:
+        turns["closed"].append(turn_id)
+        return await close_turn(turn_id, *arguments, **options)
+
+    monkeypatch.setattr(engine, "open_turn", slowly)
+    monkeypatch.setattr(engine, "close_turn", noted)
+    body = json.dumps(_ask("hello")).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await opening.wait()
+        left.set()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pytest.fail("nobody is there to be answered")
+
+    scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b""}
+    scope |= {"headers": [(b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http"}
+    await create_app(engine, engine.config, KeyRing(""))(scope, receive, send)
+    assert turns["opened"]
+    assert turns["closed"] == turns["opened"]
