@@ -257,3 +257,19 @@ def test_what_is_said_is_extracted_by_the_model_server(tmp_path: Path) -> None:
         asked = [seen for seen in scripted.seen if seen.target == CHAT]
         assert {seen.json()["model"] for seen in asked} == {"big"}
         assert {seen.header("authorization") for seen in scripted.seen} == {"Bearer sk-house"}
+
+
+def test_a_remote_language_model_answers_as_a_gateway_and_a_header_may_be_all_that_is_trusted(tmp_path: Path) -> None:
+    with ScriptedUpstream() as scripted:
+        answer = completion(None, "tool_calls", tool_calls=[{"id": "t", "type": "function", "function": {"name": "f"}}])
+        scripted.plan = whole(answer)
+        settings = (*STUB_ENCODERS, "extract.mode=extractive", f"lm.url={scripted.url}/v1", "lm.model=m")
+        with Server(tmp_path / "data", (*settings, "lm.api_key=sk-lm", "identity.trust=header")) as gateway:
+            body = ASK | {"user": "ann", "memory": {"user_id": "ann"}}
+            assert httpx.post(gateway.url + CHAT, json=body, timeout=30).json() == answer
+            named = httpx.post(gateway.url + CHAT, json=body, headers={"x-memory-user-id": "bob"}, timeout=30).json()
+            assert named.pop("memory")["degraded"] is None
+            assert named == answer
+            assert _stored(gateway, "ann") == []
+            assert "Good morning" in _said(gateway, "bob", "user")
+        assert {seen.header("authorization") for seen in scripted.seen} == {"Bearer sk-lm"}
