@@ -93,6 +93,8 @@ def choose_lm(config: EngineConfig) -> tuple[str, str]:
         return lm.backend, "set by lm.backend"
     if lm.url:
         return "remote", "auto: lm.url is set"
+    if config.upstream.url:
+        return "remote", "auto: upstream.url is set"
     if lm.model:
         return "qwen", "auto: lm.model is set"
     return "stub", "auto: neither lm.model nor lm.url is set; answers come from a stub that says so"
@@ -106,10 +108,11 @@ def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
         case "remote":
             from lightmem_engine.models.remote import RemoteModel
 
+            upstream = config.upstream
             return RemoteModel(
-                lm.url,
+                lm.url or f"{upstream.url.rstrip('/').removesuffix('/v1')}/v1",
                 lm.model,
-                api_key=lm.api_key,
+                api_key=lm.api_key or ("" if lm.url else upstream.api_key),
                 timeout_seconds=lm.timeout_seconds,
                 template_options={"enable_thinking": False} if lm.disable_thinking else None,
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -209,6 +209,11 @@ class LocalEngine(Curated):
         now = self._clock.now()
         return normalize(messages, timestamp=None, zone=self._zone, last_event_time=last_event_time, now=now)
 
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait for the device."""
+        return self._worker.queued_tokens
+
     @asynccontextmanager
     async def foreground(self) -> AsyncIterator[None]:
         """Hold while a user waits; background work steps aside."""
@@ -217,10 +222,15 @@ class LocalEngine(Curated):
 
     async def generate(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> AsyncIterator[Delta]:
         """The language model's answer, piece by piece, at foreground priority."""
+        async with aclosing(self.answer(Prompt(tuple(messages)), sampling)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def answer(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """As `generate`, for a prompt with tools or a schema. Closing the iterator stops the model."""
         before = self._num_erased
         try:
             with self._admission.foreground():
-                prompt = Prompt(tuple(messages))
                 async for delta in self.lm.stream(prompt, sampling=sampling, priority=Priority.FOREGROUND):
                     yield delta
         finally:

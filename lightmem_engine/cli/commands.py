@@ -15,7 +15,7 @@ def serve(args: argparse.Namespace, loaded: LoadedConfig) -> int:
     from lightmem_engine.assemble import build
     from lightmem_engine.serving.server import run
 
-    return run(lambda: build(loaded.config), loaded.config.server)
+    return run(lambda: build(loaded.config), loaded.config)
 
 
 def evaluate(args: argparse.Namespace, loaded: LoadedConfig) -> int:

@@ -61,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="port to listen on")
     serve.add_argument("--model", help="a Qwen checkpoint to run in process: a path or a hub name")
 
+    serve.add_argument("--upstream", metavar="URL", help="an OpenAI-compatible server to put memory in front of")
+    serve.add_argument("--keys", metavar="FILE", help="TOML file with API keys and their tenants")
+
     add = memory("add", memory_commands.add, "remember the messages of a JSONL file")
     add.add_argument("file", metavar="FILE", help="JSON rows: role, content, optionally id, name, timestamp")
     add.add_argument("--user", required=True)
@@ -123,7 +126,14 @@ def _add_memory_commands(command: Command, memory: Command) -> None:
 def _load(args: argparse.Namespace) -> LoadedConfig:
     """The configuration, command-line flags last."""
     settings = list(args.set)
-    for flag, option in (("data_dir", "data_dir"), ("host", "server.host"), ("port", "server.port")):
+    flags = {
+        "data_dir": "data_dir",
+        "host": "server.host",
+        "port": "server.port",
+        "upstream": "upstream.url",
+        "keys": "identity.keys",
+    }
+    for flag, option in flags.items():
         if getattr(args, flag, None) is not None:
             settings.append(f"{option}={getattr(args, flag)}")
     if getattr(args, "model", None):

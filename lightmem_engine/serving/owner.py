@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import StoreError
 from lightmem_engine.serving import errors
+from lightmem_engine.serving.keys import Caller
 from lightmem_engine.serving.turn_routes import TURN_PATHS, add_turn_routes
 from lightmem_engine.wire import TENANT_HEADER
 
@@ -55,7 +56,7 @@ async def owner_socket(app: ASGIApp, engine: LocalEngine) -> AsyncIterator[None]
 class OwnerApp:
     """ASGI: the server's application plus the turn routes, with every request marked as the owner's own.
 
-    `scope["state"]` says `trusted` and `tenant`.
+    `scope["state"]` says `trusted`, `tenant` and `caller`.
     """
 
     def __init__(self, app: ASGIApp, engine: LocalEngine) -> None:
@@ -72,7 +73,8 @@ class OwnerApp:
             return
         header = dict(scope["headers"]).get(TENANT_HEADER.encode(), b"")
         tenant = unquote(header.decode("latin-1")) or "default"
-        marked = {**scope, "state": {**scope.get("state", {}), "trusted": True, "tenant": tenant}}
+        marks = {"trusted": True, "tenant": tenant, "caller": Caller(tenant)}
+        marked = {**scope, "state": {**scope.get("state", {}), **marks}}
         await (self._turns if scope["path"] in TURN_PATHS else self._app)(marked, receive, send)
 
 
