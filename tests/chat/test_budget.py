@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightmem_engine.assemble import EMBED, build
+from lightmem_engine.assemble import build
 from lightmem_engine.chat import recall
 from lightmem_engine.chat.budget import CPU_FLOOR_MS, CUDA_MS, Deadline, automatic
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import BackendUnavailable, InvalidInput, StoreError
 from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.models.stub_encoder import StubEmbedder
+from lightmem_engine.pipeline.calls import EMBED
 from lightmem_engine.stores.chats import Chats
 from lightmem_engine.types import Message, TurnOptions, Vectors
 from tests.chat.talk import ANN, Talk, kept
