@@ -50,6 +50,7 @@ class RemoteModel:
             raise ConfigError(f"lm.url must begin with http:// or https://, got {url!r}")
         self.name = model
         self._url = f"{url.rstrip('/')}/chat/completions"
+        self._lists_models = True
         self._models_url = f"{url.rstrip('/')}/models"
         self._send_priority = send_priority
         self._template_options = template_options
@@ -100,11 +101,15 @@ class RemoteModel:
         return Completion(text, reason, _usage(answer) or Usage())
 
     async def _learn_name(self) -> None:
-        """Fill in the model's name, if nobody has given one."""
-        if self.name:
+        """Fill in the model's name, if nobody has given one. A server without a list of models needs none."""
+        if self.name or not self._lists_models:
             return
-        async with self._open(None) as response:
-            answer = _parse(await response.aread())
+        try:
+            async with self._open(None) as response:
+                answer = _parse(await response.aread())
+        except NotFound:
+            self._lists_models = False
+            return
         models = answer.get("data")
         first = models[0] if isinstance(models, list) and models else None
         if not isinstance(first, dict) or not isinstance(first.get("id"), str):

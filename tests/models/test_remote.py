@@ -207,6 +207,17 @@ async def test_without_a_name_the_server_is_asked_once_which_model_it_serves() -
     assert scripted.seen[1].json()["model"] == "big"
 
 
+async def test_a_server_without_a_list_of_models_is_asked_without_a_name() -> None:
+    with ScriptedUpstream() as scripted:
+        scripted.plan = whole(completion("Hi."))
+        scripted.plans = {"/v1/models": whole({}, 404)}
+        model = RemoteModel(f"{scripted.url}/v1", "")
+        for _ in range(2):
+            await model.generate([ASK], sampling=Sampling(), priority=Priority.SLEEP)
+        await model.aclose()
+    assert [seen.target for seen in scripted.seen] == ["/v1/models", *["/v1/chat/completions"] * 2]
+
+
 async def test_a_server_that_names_no_model() -> None:
     with ScriptedUpstream() as scripted:
         scripted.plan = whole({"data": []})
