@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,27 +14,24 @@ from lightmem_engine.config_loader import default_data_dir
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.long_term.memory import LongTermMemory
-from lightmem_engine.pipeline.bisect import Retry
 from lightmem_engine.pipeline.calls import CLASSIFY, EMBED, ModelCalls
 from lightmem_engine.pipeline.curator import Caches, Curator
-from lightmem_engine.pipeline.extract import Extract, ExtractStage
-from lightmem_engine.pipeline.pipeline import Pipeline
+from lightmem_engine.pipeline.pipeline import Listeners
 from lightmem_engine.pipeline.porter import Porter
-from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.prompts import v1 as prompts
-from lightmem_engine.protocols import Clock, Embedder, Forgetful, LanguageModel, TokenClassifier
-from lightmem_engine.runtime.admission import Admission, AdmittedModel
+from lightmem_engine.protocols import Clock, Embedder, LanguageModel, TokenClassifier
+from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import BACKGROUND_SHARE, DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
 from lightmem_engine.runtime.device import Device, choose, give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.sensory.memory import SensoryMemory, spoken
-from lightmem_engine.short_term.extract import Extraction, Extractor
-from lightmem_engine.short_term.extractive import drafts
+from lightmem_engine.stages import choose_lm, forget_prompts, sleeper
+from lightmem_engine.stages import pipeline as build_pipeline
 from lightmem_engine.stores.lock import DirectoryLock
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.stores.user_index import UserIndex
-from lightmem_engine.types import Priority, Scope, Segment
+from lightmem_engine.types import Priority, Scope
 
 # A search waits for at most one background batch, a quarter of this: about .2 s of MiniLM on two CPU cores.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
@@ -84,20 +81,6 @@ def load_encoders(config: EngineConfig) -> Encoders:
             assert sentence is not None
             classifier = SaliencyClassifier(sentence, layers=config.classifier.layers)
     return Encoders(classifier, embedder, device)
-
-
-def choose_lm(config: EngineConfig) -> tuple[str, str]:
-    """The language model's backend and why it was chosen."""
-    lm = config.lm
-    if lm.backend != "auto":
-        return lm.backend, "set by lm.backend"
-    if lm.url:
-        return "remote", "auto: lm.url is set"
-    if config.upstream.url:
-        return "remote", "auto: upstream.url is set"
-    if lm.model:
-        return "qwen", "auto: lm.model is set"
-    return "stub", "auto: neither lm.model nor lm.url is set; answers come from a stub that says so"
 
 
 def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
@@ -167,7 +150,11 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         raise
     worker = _worker(config, encoders)
     admission = Admission(config.runtime.max_background)
-    pipeline = _pipeline(config, db, encoders, lm, worker, admission, clock, failpoints)
+    embed_model = encoders.embedder.name
+    sleep = sleeper(config, db, embed_model, lm, worker, admission, clock, failpoints, encoders.device.kind)
+    listeners = Listeners(sleep.heard, sleep.extracted)
+    sensory = _sensory(config, encoders, ModelCalls(worker, Priority.INGEST))
+    pipeline = build_pipeline(config, db, sensory, embed_model, lm, worker, admission, clock, failpoints, listeners)
     calls = ModelCalls(worker, Priority.FOREGROUND)
     long_term = LongTermMemory(
         feed=db,
@@ -181,6 +168,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
 
     def forget_user(scope: Scope) -> None:
         pipeline.forget_user(scope)
+        sleep.forget_user(scope)
         long_term.forget(scope)
         engine.forget_turns(scope)
 
@@ -188,12 +176,12 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         pipeline.forget(scope)
         long_term.forget(scope)
 
-    embed_model = encoders.embedder.name
     caches = Caches(forget_words, forget_user, forget_prompts(lm))
     chat_budget_ms = await budget.automatic(
         encoders.device.kind, calls.embed, (config.runtime.batch_tokens or BATCH_TOKENS["cpu"]) // BACKGROUND_SHARE
     )
     await pipeline.start()
+    await sleep.start()
     engine = LocalEngine(
         config=config,
         db=db,
@@ -207,21 +195,12 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         release=lock.release,
         directory=directory,
         curator=Curator(db, calls.embed, embed_model, spoken, clock, caches),
+        sleeper=sleep,
         porter=Porter(db, ModelCalls(worker, Priority.INGEST).embed, embed_model, spoken, pipeline),
         forget_prompts=caches.prompts,
         chat_budget_ms=chat_budget_ms,
     )
     return engine
-
-
-def forget_prompts(lm: LanguageModel) -> Callable[[], Awaitable[None]]:
-    """What empties a model's caches of what it has read; of a model elsewhere, nothing is kept here."""
-
-    async def forget() -> None:
-        if isinstance(lm, Forgetful):
-            await lm.forget()
-
-    return forget
 
 
 async def _open_db(path: Path, embed_model: str, failpoints: Failpoints) -> MemoryDB:
@@ -252,49 +231,3 @@ def _sensory(config: EngineConfig, encoders: Encoders, calls: ModelCalls) -> Sen
         max_words=config.extract.max_words,
         attend="users" if config.segment.mode == "paper" else "turns",
     )
-
-
-def _pipeline(
-    config: EngineConfig,
-    db: MemoryDB,
-    encoders: Encoders,
-    lm: LanguageModel,
-    worker: DeviceWorker,
-    admission: Admission,
-    clock: Clock,
-    failpoints: Failpoints,
-) -> Pipeline:
-    """The stages over the models at ingest priority."""
-    pipelines: list[Pipeline] = []
-    runtime = config.runtime
-    retry = Retry(runtime.max_attempts, runtime.backoff_seconds, on_wait=lambda error: pipelines[0].waiting(error))
-    calls = ModelCalls(worker, Priority.INGEST)
-    sense = SenseStage(db, _sensory(config, encoders, calls), config.segment, retry, clock, failpoints)
-    extract = ExtractStage(
-        db,
-        _extractor(config, lm, admission),
-        calls.embed,
-        encoders.embedder.name,
-        config.short_term.threshold,
-        retry,
-        clock,
-        failpoints,
-        forget_prompts(lm),
-    )
-    pipelines.append(Pipeline(db, sense, extract, retry, config.short_term.idle_seconds, runtime.max_background, clock))
-    return pipelines[0]
-
-
-def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) -> Extract:
-    mode = config.extract.mode
-    if mode == "auto":
-        mode = "extractive" if choose_lm(config)[0] == "stub" else "llm"
-    if mode == "extractive":
-
-        async def extractive(segments: Sequence[Segment]) -> Extraction:
-            found = await asyncio.to_thread(lambda: tuple(draft for segment in segments for draft in drafts(segment)))
-            return Extraction(found)
-
-        return extractive
-    extractor = Extractor(AdmittedModel(lm, admission), max_tokens=config.extract.max_tokens)
-    return extractor.extract

@@ -13,7 +13,19 @@ from lightmem_engine.config import EngineConfig
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import ConfigError, InvalidInput, StoreError
 from lightmem_engine.messages import MessageLike, as_messages
-from lightmem_engine.types import EntryChange, Hit, Kind, MemoryEntry, Sampling, Scope, State, TurnOptions
+from lightmem_engine.types import (
+    EntryChange,
+    Hit,
+    Kind,
+    MemoryEntry,
+    Sampling,
+    Scope,
+    SleepBudget,
+    SleepReport,
+    SleepRun,
+    State,
+    TurnOptions,
+)
 
 _PAGE = 500
 
@@ -184,6 +196,29 @@ class AsyncMemory:
     async def flush(self, *, user_id: str | None = None) -> dict[str, Any]:
         """Wait until all that was added is long-term memory or parked; returns `stats`."""
         return await self._open.flush(None if user_id is None else self._scope(user_id))
+
+    async def sleep(self, *, user_id: str | None = None, wait: bool = True, **budget: float) -> SleepRun:
+        """Let newer memories change older ones, of one user or of all; with `wait`, once the run has ended.
+
+        budget: any of `max_calls`, `max_tokens`, `max_seconds`, the others then without limit; none: as configured.
+        """
+        try:
+            limits = SleepBudget(**budget) if budget else None  # type: ignore[arg-type]
+        except TypeError as error:
+            raise InvalidInput(f"unknown budget: {', '.join(budget)}") from error
+        return await self._open.sleep(self._tenant, user_id, budget=limits, wait=wait)
+
+    async def sleep_run(self, id: str) -> SleepReport:
+        """A run with its changes, old and new texts. Raises `NotFound`."""
+        return await self._open.sleep_run(self._tenant, id)
+
+    async def sleep_runs(self, *, user_id: str | None = None) -> list[SleepRun]:
+        """The newest runs, the newest first."""
+        return await self._open.sleep_runs(self._tenant, user_id)
+
+    async def rollback(self, id: str) -> SleepRun:
+        """Undo a run of sleep. Raises `Conflict`, and does nothing, if what it touched has changed since."""
+        return await self._open.rollback(self._tenant, id)
 
     async def stats(self, *, user_id: str | None = None) -> dict[str, Any]:
         """Counts, what waits, what is parked and why."""

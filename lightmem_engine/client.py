@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from lightmem_engine import errors
+from lightmem_engine.client_sleep import SleepClient
 from lightmem_engine.names import check_scope
 from lightmem_engine.protocols import Engine
 from lightmem_engine.types import (
@@ -37,7 +38,7 @@ _TIMEOUT = httpx.Timeout(None, connect=CONNECT_SECONDS)
 _MEMORY = "/v1/memory"
 
 
-class EngineClient(Engine):
+class EngineClient(SleepClient, Engine):
     """Calls come back with the same results and raise the same errors as the engine's own; `BackendUnavailable` if
     nobody answers. Belongs to one event loop.
 

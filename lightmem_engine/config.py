@@ -7,29 +7,13 @@ The command line, the TOML file, the environment and the README table are derive
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from lightmem_engine.config_fields import check, option, section
+from lightmem_engine.config_sleep import SleepConfig
 from lightmem_engine.errors import ConfigError
-
-
-def option(default: Any, help: str, *, secret: bool = False) -> Any:
-    """A field with its default and the sentence that explains it; a secret is masked wherever it is shown."""
-    return field(default=default, metadata={"help": help, "secret": secret}, repr=not secret)
-
-
-def section(kind: Callable[[], Any], help: str) -> Any:
-    """A nested group of options."""
-    return field(default_factory=kind, metadata={"help": help})
-
-
-def check(condition: bool, message: str) -> None:
-    """Raise `ConfigError` unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
-
 
 PaperIndex = Literal["code", "paper"]
 
@@ -262,6 +246,7 @@ class EngineConfig:
     embedder: EmbedderConfig = section(EmbedderConfig, "vectors")
     short_term: ShortTermConfig = section(ShortTermConfig, "short-term memory")
     extract: ExtractConfig = section(ExtractConfig, "from segments to entries")
+    sleep: SleepConfig = section(SleepConfig, "what newer memories do to older ones, while nobody waits")
     search: SearchConfig = section(SearchConfig, "recall")
     chat: ChatConfig = section(ChatConfig, "chat with memory")
     block: BlockConfig = section(BlockConfig, "what a chat session knows from its beginning")

@@ -1,4 +1,4 @@
-"""What an engine does with what is stored: entries by hand, erasure, whole memories in and out."""
+"""What an engine does with what is stored: entries by hand, erasure, sleep, whole memories in and out."""
 
 from __future__ import annotations
 
@@ -6,19 +6,31 @@ from collections.abc import AsyncIterable, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from lightmem_engine.names import check_name, check_scope
-from lightmem_engine.types import EntryChange, EntryPage, Kind, MemoryEntry, Scope, State
+from lightmem_engine.types import (
+    EntryChange,
+    EntryPage,
+    Kind,
+    MemoryEntry,
+    Scope,
+    SleepBudget,
+    SleepReport,
+    SleepRun,
+    State,
+)
 
 if TYPE_CHECKING:
     from lightmem_engine.pipeline.curator import Curator
     from lightmem_engine.pipeline.porter import Porter
+    from lightmem_engine.pipeline.sleeper import Sleeper
 
 
 class Curated:
-    """Checks names and passes on to the curator and the porter."""
+    """Checks names and passes on to the curator, the porter and the sleeper."""
 
-    def __init__(self, curator: Curator, porter: Porter) -> None:
+    def __init__(self, curator: Curator, porter: Porter, sleeper: Sleeper) -> None:
         self._curator = curator
         self._porter = porter
+        self._sleeper = sleeper
         self._num_erased = 0  # how often something was: who reads for long looks whether it changed
 
     async def get(self, scope: Scope, id: str) -> MemoryEntry:
@@ -68,6 +80,27 @@ class Curated:
     ) -> tuple[list[dict[str, Any]], str | None]:
         """A page of a tenant's users by name, and where the next one begins."""
         return await self._curator.users(check_name("tenant", tenant), limit=limit, cursor=cursor)
+
+    async def sleep(
+        self, tenant: str, user: str | None = None, *, budget: SleepBudget | None = None, wait: bool = True
+    ) -> SleepRun:
+        """Start a run of sleep over a user, or over all users of a tenant; with `wait`, return it once it has ended."""
+        check_name("tenant", tenant)
+        if user is not None:
+            check_name("user_id", user)
+        return await self._sleeper.sleep(tenant, user, budget, wait=wait)
+
+    async def sleep_run(self, tenant: str, id: str) -> SleepReport:
+        """A run with its changes."""
+        return await self._sleeper.report(check_name("tenant", tenant), id)
+
+    async def sleep_runs(self, tenant: str, user: str | None = None, *, limit: int = 100) -> list[SleepRun]:
+        """The newest runs of a tenant or of one user, the newest first."""
+        return await self._sleeper.runs(check_name("tenant", tenant), user, limit)
+
+    async def rollback(self, tenant: str, id: str) -> SleepRun:
+        """Undo a run; raises `Conflict`, and does nothing, if what it touched has changed since."""
+        return await self._sleeper.roll_back(check_name("tenant", tenant), id)
 
     def export(self, tenant: str, user: str | None = None) -> AsyncIterator[bytes]:
         """The lines of an export of one user, or of all users of a tenant, as they stood at one moment."""

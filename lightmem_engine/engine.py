@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lightmem_engine.pipeline.curator import Curator
     from lightmem_engine.pipeline.pipeline import Pipeline
     from lightmem_engine.pipeline.porter import Porter
+    from lightmem_engine.pipeline.sleeper import Sleeper
     from lightmem_engine.stores.memory_db import MemoryDB
 
 Part = tuple[str, Callable[[datetime | None], list[TurnDraft]]]  # a session, and what makes its messages drafts
@@ -64,10 +65,11 @@ class LocalEngine(Curated):
         directory: Path,
         curator: Curator,
         porter: Porter,
+        sleeper: Sleeper,
         forget_prompts: Callable[[], Awaitable[None]],
         chat_budget_ms: float,
     ) -> None:
-        super().__init__(curator, porter)
+        super().__init__(curator, porter, sleeper)
         self.config = config
         self.directory = directory
         self._forget_prompts = forget_prompts
@@ -241,6 +243,7 @@ class LocalEngine(Curated):
         """Stop the stages, the device and the database; unfinished work is taken up at the next start."""
         await self._chat_turns.aclose()
         await self._pipeline.aclose()
+        await self._sleeper.aclose()
         await self.lm.aclose()
         await asyncio.to_thread(self._worker.close)
         await self._long_term.aclose()

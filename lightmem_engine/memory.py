@@ -13,7 +13,7 @@ from lightmem_engine.async_memory import AsyncMemory
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import StoreError
 from lightmem_engine.messages import MessageLike, as_messages
-from lightmem_engine.types import Hit, MemoryEntry
+from lightmem_engine.types import Hit, MemoryEntry, SleepReport, SleepRun
 
 __all__ = ["AsyncMemory", "Memory", "MessageLike", "as_messages"]
 
@@ -108,6 +108,22 @@ class Memory:
     def flush(self, *, user_id: str | None = None) -> dict[str, Any]:
         """As `AsyncMemory.flush`."""
         return self._run(self._memory.flush(user_id=user_id))
+
+    def sleep(self, *, user_id: str | None = None, wait: bool = True, **budget: float) -> SleepRun:
+        """As `AsyncMemory.sleep`."""
+        return self._run(self._memory.sleep(user_id=user_id, wait=wait, **budget))
+
+    def sleep_run(self, id: str) -> SleepReport:
+        """As `AsyncMemory.sleep_run`."""
+        return self._run(self._memory.sleep_run(id))
+
+    def sleep_runs(self, *, user_id: str | None = None) -> list[SleepRun]:
+        """As `AsyncMemory.sleep_runs`."""
+        return self._run(self._memory.sleep_runs(user_id=user_id))
+
+    def rollback(self, id: str) -> SleepRun:
+        """As `AsyncMemory.rollback`."""
+        return self._run(self._memory.rollback(id))
 
     def stats(self, *, user_id: str | None = None) -> dict[str, Any]:
         """As `AsyncMemory.stats`."""

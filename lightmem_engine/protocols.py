@@ -27,6 +27,9 @@ from lightmem_engine.types import (
     Prompt,
     Sampling,
     Scope,
+    SleepBudget,
+    SleepReport,
+    SleepRun,
     State,
     TurnOptions,
     Vector,
@@ -226,6 +229,24 @@ class Engine(Protocol):
 
     async def import_(self, tenant: str, chunks: AsyncIterable[bytes]) -> dict[str, int]:
         """Take in an export. Its name ends in an underscore because `import` is a word of Python."""
+        ...
+
+    async def sleep(
+        self, tenant: str, user: str | None = None, *, budget: SleepBudget | None = None, wait: bool = True
+    ) -> SleepRun:
+        """Start a run of sleep over one user or all; with `wait`, return it once it has ended."""
+        ...
+
+    async def sleep_run(self, tenant: str, id: str) -> SleepReport:
+        """A run with its changes."""
+        ...
+
+    async def sleep_runs(self, tenant: str, user: str | None = None, *, limit: int = 100) -> list[SleepRun]:
+        """The newest runs, the newest first."""
+        ...
+
+    async def rollback(self, tenant: str, id: str) -> SleepRun:
+        """Undo a run."""
         ...
 
     async def flush(self, scope: Scope | None = None) -> dict[str, Any]:

@@ -8,7 +8,18 @@ from datetime import datetime
 from typing import Any
 
 from lightmem_engine.errors import BackendUnavailable, InvalidInput, LightMemError
-from lightmem_engine.types import Hit, MemoryEntry, Message, OpenTurn, Scope, TurnOptions
+from lightmem_engine.types import (
+    Hit,
+    MemoryEntry,
+    Message,
+    OpenTurn,
+    Scope,
+    SleepBudget,
+    SleepChange,
+    SleepReport,
+    SleepRun,
+    TurnOptions,
+)
 
 TENANT_HEADER = "x-memory-tenant"  # on the owner's socket alone
 JSON = dict[str, Any]
@@ -73,6 +84,37 @@ def turn_json(turn: OpenTurn) -> JSON:
 def turn_of(data: Mapping[str, Any]) -> OpenTurn:
     """The turn of `turn_json`."""
     return OpenTurn(**{**data, "messages": tuple(data["messages"]), "used": tuple(data["used"])})
+
+
+def run_json(run: SleepRun) -> JSON:
+    """A run of sleep and its counters; times in ISO 8601."""
+    flat = {name: _iso(getattr(run, name)) for name in (field.name for field in fields(run)) if name != "budget"}
+    del flat["tenant"]
+    return {**flat, "user_id": flat.pop("user"), "budget": asdict(run.budget)}
+
+
+def run_of(tenant: str, data: Mapping[str, Any]) -> SleepRun:
+    """The run of `run_json`."""
+    rest = {name: value for name, value in data.items() if name not in ("user_id", "budget", "changes")}
+    rest |= _times(data, "started_at", "ended_at")
+    return SleepRun(tenant=tenant, user=data["user_id"], budget=SleepBudget(**data["budget"]), **rest)
+
+
+def report_json(report: SleepReport) -> JSON:
+    """A run with its changes."""
+    changes = [asdict(change) for change in report.changes]
+    for change in changes:
+        change["user_id"] = change.pop("user")
+    return {**run_json(report.run), "changes": changes}
+
+
+def report_of(tenant: str, data: Mapping[str, Any]) -> SleepReport:
+    """The report of `report_json`."""
+    changes = []
+    for change in data["changes"]:
+        rest = {name: value for name, value in change.items() if name != "user_id"}
+        changes.append(SleepChange(user=change["user_id"], **rest))
+    return SleepReport(run_of(tenant, data), tuple(changes))
 
 
 def error_of(code: str, message: str, status: int) -> LightMemError:

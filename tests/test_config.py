@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from lightmem_engine.config import EngineConfig, LmConfig, check, replace
+from lightmem_engine.config import EngineConfig, LmConfig, replace
+from lightmem_engine.config_fields import check
 from lightmem_engine.config_loader import options
 from lightmem_engine.errors import ConfigError
 

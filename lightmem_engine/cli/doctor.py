@@ -49,7 +49,8 @@ def _package(name: str) -> Finding:
 
 
 def _models(config: EngineConfig) -> Iterator[Finding]:
-    from lightmem_engine.assemble import choose_lm, load_encoders
+    from lightmem_engine.assemble import load_encoders
+    from lightmem_engine.stages import choose_lm
 
     try:
         encoders = load_encoders(config)

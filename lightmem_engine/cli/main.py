@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from lightmem_engine.cli import commands, memory_commands
+from lightmem_engine.cli import commands, memory_commands, sleep_commands
 from lightmem_engine.config_loader import LoadedConfig, load
 from lightmem_engine.errors import ConfigError, LightMemError
 from lightmem_engine.runtime.device import share_cores
@@ -120,7 +120,22 @@ def _add_memory_commands(command: Command, memory: Command) -> None:
     import_ = memory("import", memory_commands.import_, "take in an export; twice is harmless")
     import_.add_argument("file", metavar="FILE", help="what `export` wrote; - reads standard input")
 
+    _add_sleep_command(memory)
+
     command("reindex", memory_commands.reindex, "embed everything anew, after the embedder was changed")
+
+
+def _add_sleep_command(memory: Command) -> None:
+    """Runs are started, listed, shown and undone by one command."""
+    help = "let newer memories change older ones, and show what changed; or look at a run, or undo it"
+    sleep = memory("sleep", sleep_commands.sleep, help)
+    sleep.add_argument("action", nargs="?", default="run", choices=sorted(sleep_commands.ACTIONS), help="default: run")
+    sleep.add_argument("run_id", nargs="?", metavar="RUN", help="the run to show or to roll back")
+    sleep.add_argument("--user", help="run, list: this user's only")
+    sleep.add_argument("--max-calls", type=int, metavar="N", help="calls of the model; the rest is for the next run")
+    sleep.add_argument("--max-tokens", type=int, metavar="N", help="tokens, prompts and answers")
+    sleep.add_argument("--max-seconds", type=float, metavar="S", help="length of the run")
+    sleep.add_argument("--json", action="store_true", help="JSON instead of lines")
 
 
 def _load(args: argparse.Namespace) -> LoadedConfig:

@@ -28,7 +28,7 @@ Mask = npt.NDArray[np.bool_]
 
 _ASSISTANT = ROLES.index("assistant")
 _CURRENT = [STATES.index("pending"), STATES.index("active")]
-_ENDED = [STATES.index("superseded"), STATES.index("expired")]
+_ENDED = [STATES.index("superseded"), STATES.index("expired"), STATES.index("archived")]
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -100,7 +100,8 @@ def date_term(dates: Sequence[DateMention], days: npt.NDArray[np.int32]) -> Floa
 def eligible_at(columns: Columns, now: dt.datetime, as_of: dt.datetime | None) -> Mask:
     """bool [slots]; what may be recalled: pending and active entries that hold now, or all that held at `as_of`.
 
-    A superseded or expired entry held until its `valid_to`; one without a `valid_to` was withdrawn, and never held.
+    What is superseded, expired or archived (because a newer entry says the same) held until its `valid_to`; without a
+    `valid_to` it was withdrawn, and never held.
     """
     moment = round((as_of or now).timestamp() * 1000)
     current = np.isin(columns.state, _CURRENT)

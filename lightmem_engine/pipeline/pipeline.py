@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,19 @@ logger = logging.getLogger(__name__)
 
 USERS_PER_BATCH = 32
 NUM_SENSE_LOOPS = 2  # one reads and commits while the other's batch is on the device
+
+
+async def _nobody(scope: Scope) -> None:
+    """Nobody waits for news of extraction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who is told what. heard: a user said something.   extracted: new entries of a user may be there; what waits for
+    them waits for this, too."""
+
+    heard: Callable[[Scope], None] = lambda scope: None
+    extracted: Callable[[Scope], Awaitable[None]] = _nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +79,9 @@ class Pipeline:
         idle_seconds: float,
         num_extract_loops: int,
         clock: Clock,
+        listeners: Listeners = Listeners(),
     ) -> None:
+        self._listeners = listeners
         self._db = db
         self._sense = sense
         self._extract = extract
@@ -110,6 +125,7 @@ class Pipeline:
         """New messages of this session are in the log."""
         self._idle.touch((scope, session), self._clock.monotonic() + self._idle_seconds)
         self._to_sense.put(scope)
+        self._listeners.heard(scope)
 
     def forget(self, scope: Scope) -> None:
         """Some of the user's words are gone: keep none in memory, and look again at who waits for what."""
@@ -216,6 +232,7 @@ class Pipeline:
             force, pending.force = pending.force or bool(pending.served), False
             try:
                 await self._extract.run(scope, force=force)
+                await self._listeners.extracted(scope)
                 failures = 0
                 self._finish(scope, pending)
             except StoreError as error:

@@ -12,7 +12,7 @@ import threading
 
 from lightmem_engine.errors import ConfigError
 
-NAMES = ("log.commit", "stage.commit", "index.apply", "ack")
+NAMES = ("log.commit", "stage.commit", "index.apply", "ack", "sleep.answer", "sleep.commit")
 
 
 class Failpoints:

@@ -11,6 +11,7 @@ from lightmem_engine.serving.entry_routes import add_entry_routes
 from lightmem_engine.serving.memory_schemas import AddBody, FlushBody, SearchBody
 from lightmem_engine.serving.portability_routes import add_portability_routes
 from lightmem_engine.serving.shapes import hit_json
+from lightmem_engine.serving.sleep_routes import add_sleep_routes
 from lightmem_engine.types import Message
 
 
@@ -18,6 +19,7 @@ def add_memory_routes(app: FastAPI) -> None:
     """All routes of the memory."""
     add_entry_routes(app)
     add_portability_routes(app)
+    add_sleep_routes(app)
 
     @app.post("/v1/memory/add")
     async def add(request: Request, body: AddBody) -> dict[str, Any]:

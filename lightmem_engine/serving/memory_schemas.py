@@ -48,6 +48,16 @@ class FlushBody(Strict):
     user_id: str | None = None
 
 
+class SleepBody(Strict):
+    """`POST /v1/memory/sleep`; of a budget without any limit named, the configured one holds."""
+
+    user_id: Text | None = None
+    wait: bool = False
+    max_calls: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    max_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
 class PatchBody(Strict):
     """`PATCH /v1/memory/entries/{id}`; what is absent stays as it is."""
 

@@ -40,12 +40,27 @@ def delete_entry(connection: sqlite3.Connection, scope: Scope, id: str) -> None:
             spans.setdefault(message, []).append((start, end))
             if entry.kind == "turn":
                 told.append(message_id)  # conversations may have recalled it while it was pending
-        connection.execute("DELETE FROM entry WHERE id = ?", (id,))  # vectors and sources follow
+        for folded in _folded(connection, id):  # they say the same, and rest on the same messages
+            delete_entry(connection, scope, folded)
+        connection.execute("DELETE FROM entry WHERE id = ?", (id,))  # vectors, sources and links follow
+        connection.execute("DELETE FROM sleep_pair WHERE target = ? OR source = ?", (id, id))
+        connection.execute("DELETE FROM sleep_seen WHERE entry = ?", (id,))
         record_changes(connection, scope, "entry", [id])
         for message, gone in spans.items():
             _forget_words(connection, scope, message, gone)
     tell_chats(connection, scope, dict.fromkeys(told))
     scrub.note(connection)
+
+
+def _folded(connection: sqlite3.Connection, id: str) -> list[str]:
+    """Archived entries whose words live on in this one: its duplicates, what was merged into it, the entry that it was
+    split off."""
+    rows = connection.execute(
+        "SELECT entry FROM entry_link WHERE other = ? AND kind <> 'split' "
+        "UNION SELECT k.other FROM entry_link k JOIN entry e ON e.id = k.other WHERE k.entry = ? AND k.kind = 'split'",
+        (id, id),
+    )
+    return [found for (found,) in rows.fetchall()]
 
 
 def _forget_words(connection: sqlite3.Connection, scope: Scope, seq: int, gone: Sequence[Span]) -> None:

@@ -190,7 +190,8 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
     columns = f'{_ENTRY}, v.blob, s.message, s.start, s."end", m.content, {EDITED}'
     sql = (
         f"SELECT {columns} FROM entry e JOIN vector v ON v.entry = e.id AND v.version = e.version "
-        "JOIN entry_source s ON s.entry = e.id AND s.version = e.version JOIN message m ON m.seq = s.message "
+        # Its place is that of its first version: later ones may rest on the messages of others, too.
+        "JOIN entry_source s ON s.entry = e.id AND s.version = 1 JOIN message m ON m.seq = s.message "
         f"WHERE e.tenant = ? AND e.user = ? AND {_LATEST}"
     )
     key = (scope.tenant, scope.user)

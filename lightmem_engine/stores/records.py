@@ -35,7 +35,7 @@ class UserRecords:
     parked: list[Row] = field(default_factory=list)
     cursors: list[Row] = field(default_factory=list)
     by_id: dict[str, Row] = field(default_factory=dict)  # messages
-    first_texts: dict[str, str] = field(default_factory=dict)  # of each entry, its first version's
+    firsts: dict[str, Row] = field(default_factory=dict)  # the first version of each entry
     segment_numbers: set[int] = field(default_factory=set)
     sensed_messages: set[str] = field(default_factory=set)
     versions: dict[str, int] = field(default_factory=dict)  # the newest of each entry
@@ -160,7 +160,7 @@ def _agree(number: int, known: UserRecords, kind: str, row: Row) -> None:
                 demand(source["message"] in messages, f"there is no message {source['message']!r} before it")
                 demand(source["start"] <= source["end"] <= len(messages[source["message"]]["content"]), where)
             known.versions[row["id"]] = row["version"]
-            known.first_texts.setdefault(row["id"], row["text"])
+            known.firsts.setdefault(row["id"], row)
         case "parked":
             named = row["message"] in messages if row["stage"] == "sense" else row["segment"] in segments
             demand(named, "what is parked did not come before it")

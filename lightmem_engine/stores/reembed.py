@@ -85,7 +85,7 @@ def entry_texts(
     wanted = set(keys)
     sql = (
         'SELECT e.id, e.version, e.kind, e.speaker, e.text, substr(m.content, s.start + 1, s."end" - s.start), '
-        f"{EDITED} FROM entry e LEFT JOIN entry_source s ON s.entry = e.id AND s.version = e.version "
+        f"{EDITED} FROM entry e LEFT JOIN entry_source s ON s.entry = e.id AND s.version = 1 "
         "LEFT JOIN message m ON m.seq = s.message WHERE e.id IN ({in}) ORDER BY e.id, e.version, s.message, s.start"
     )
     texts: dict[tuple[str, int], str] = {}

@@ -282,9 +282,10 @@ def _piece_texts(records: UserRecords, row: Row, spoken: Spoken) -> Iterator[str
 
 
 def _entry_text(records: UserRecords, row: Row, spoken: Spoken) -> str:
-    source = row["sources"][0]
+    first = records.firsts[row["id"]]
+    source = first["sources"][0]
     words = records.by_id[source["message"]]["content"][source["start"] : source["end"]]
-    is_edited = records.first_texts[row["id"]] != row["text"]
+    is_edited = first["text"] != row["text"]
     return embedded_text(row["kind"], row["speaker"], row["text"], None if is_edited else words, spoken)
 
 

@@ -10,7 +10,7 @@ import sqlite3
 
 from lightmem_engine.errors import CorruptStore, StoreError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _V1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -154,8 +154,59 @@ CREATE TABLE chat_key (
 CREATE INDEX chat_key_by_time ON chat_key (used_ms);
 """
 
+# Sleep. A run of user NULL is one over all users of its tenant. Changes name entries and hold none of their words, so
+# that an erasure has nothing to look for in them. `digest` is of the two texts that were compared, or of the one that
+# was looked at: a text that changes is looked at again.
+_V3 = """
+CREATE TABLE entry_link (
+    entry TEXT NOT NULL, version INTEGER NOT NULL, other TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('duplicate', 'merged', 'split')),
+    PRIMARY KEY (entry, version, other),
+    FOREIGN KEY (entry, version) REFERENCES entry (id, version) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX entry_link_by_other ON entry_link (other);
+
+CREATE TABLE sleep_run (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL, user TEXT,
+    reason TEXT NOT NULL, mode TEXT NOT NULL CHECK (mode IN ('rules', 'llm')),
+    state TEXT NOT NULL CHECK (state IN ('running', 'done', 'stopped', 'failed', 'rolled_back')),
+    max_calls INTEGER NOT NULL, max_tokens INTEGER NOT NULL, max_seconds REAL NOT NULL,
+    started_ms INTEGER NOT NULL, ended_ms INTEGER,
+    pairs INTEGER NOT NULL DEFAULT 0, calls INTEGER NOT NULL DEFAULT 0,
+    prompt_tokens INTEGER NOT NULL DEFAULT 0, completion_tokens INTEGER NOT NULL DEFAULT 0,
+    seconds REAL NOT NULL DEFAULT 0, applied INTEGER NOT NULL DEFAULT 0, rejected INTEGER NOT NULL DEFAULT 0,
+    stale INTEGER NOT NULL DEFAULT 0, undecided INTEGER NOT NULL DEFAULT 0, error TEXT
+);
+CREATE INDEX sleep_run_by_user ON sleep_run (tenant, user, number);
+CREATE INDEX sleep_run_by_state ON sleep_run (state);
+
+CREATE TABLE sleep_change (
+    run TEXT NOT NULL REFERENCES sleep_run (id) ON DELETE CASCADE, number INTEGER NOT NULL,
+    tenant TEXT NOT NULL, user TEXT NOT NULL, action TEXT NOT NULL,
+    entry TEXT NOT NULL, before_version INTEGER, after_version INTEGER NOT NULL, after_state TEXT NOT NULL,
+    other TEXT, reason TEXT NOT NULL,
+    PRIMARY KEY (run, number)
+) WITHOUT ROWID;
+CREATE INDEX sleep_change_by_user ON sleep_change (tenant, user, run);
+
+CREATE TABLE sleep_pair (
+    tenant TEXT NOT NULL, user TEXT NOT NULL, target TEXT NOT NULL, source TEXT NOT NULL, digest BLOB NOT NULL,
+    run TEXT NOT NULL, verdict TEXT NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (target, source)
+) WITHOUT ROWID;
+CREATE INDEX sleep_pair_by_source ON sleep_pair (source);
+CREATE INDEX sleep_pair_by_user ON sleep_pair (tenant, user);
+
+CREATE TABLE sleep_seen (
+    tenant TEXT NOT NULL, user TEXT NOT NULL, entry TEXT NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (entry)
+) WITHOUT ROWID;
+CREATE INDEX sleep_seen_by_user ON sleep_seen (tenant, user);
+"""
+
 # MIGRATIONS[n] leads from version n to n + 1.
-MIGRATIONS: dict[int, str] = {0: _V1, 1: _V2}
+MIGRATIONS: dict[int, str] = {0: _V1, 1: _V2, 2: _V3}
 
 
 def migrate(connection: sqlite3.Connection) -> None:

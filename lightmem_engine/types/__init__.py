@@ -19,12 +19,24 @@ from lightmem_engine.types.entries import EntryChange, EntryDraft, EntryPage, Me
 from lightmem_engine.types.language import Completion, Delta, Prompt, Sampling, TokenLogprob, Usage
 from lightmem_engine.types.recall import Columns, Hit, IndexDoc
 from lightmem_engine.types.sensing import Piece, Segment, SensedTurn, Window, WindowScores, Word
+from lightmem_engine.types.sleep import (
+    Action,
+    Decision,
+    RunReason,
+    RunState,
+    SleepBudget,
+    SleepChange,
+    SleepNote,
+    SleepReport,
+    SleepRun,
+)
 from lightmem_engine.types.turns import OpenTurn, TurnOptions
 
 __all__ = [
     "KINDS",
     "ROLES",
     "STATES",
+    "Action",
     "Block",
     "ChatAsk",
     "ChatItem",
@@ -33,6 +45,7 @@ __all__ = [
     "ChatView",
     "Columns",
     "Completion",
+    "Decision",
     "Delta",
     "EntryChange",
     "EntryDraft",
@@ -51,10 +64,17 @@ __all__ = [
     "Priority",
     "Prompt",
     "Role",
+    "RunReason",
+    "RunState",
     "Sampling",
     "Scope",
     "Segment",
     "SensedTurn",
+    "SleepBudget",
+    "SleepChange",
+    "SleepNote",
+    "SleepReport",
+    "SleepRun",
     "Source",
     "State",
     "TokenLogprob",

@@ -23,6 +23,7 @@ from tests.support.server import STUB_ENCODERS, Server
 STUBS = [part for setting in STUB_ENCODERS for part in ("--set", setting)]
 COMMANDS = (
     *("serve", "add", "search", "flush", "stats", "entries", "delete", "users", "export", "import", "reindex"),
+    "sleep",
     *("eval", "config", "doctor"),
 )
 

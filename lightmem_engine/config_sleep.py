@@ -1,0 +1,40 @@
+"""Options of sleep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lightmem_engine.config_fields import check, option
+
+
+@dataclass(frozen=True, slots=True)
+class SleepConfig:
+    update: Literal["soft", "online"] = option(
+        "soft", "when newer memories change older ones: in sleep, or with every extraction"
+    )
+    mode: Literal["auto", "rules", "llm"] = option(
+        "auto", "who decides: rules alone or the language model too; auto: rules with the stub model"
+    )
+    queue: Literal["newer", "published"] = option(
+        "newer",
+        "whom an entry is compared with: its nearest newer ones, or whoever has it among its nearest older ones",
+    )
+    top_k: int = option(10, "most newer entries an entry is compared with")
+    threshold: float = option(0.8, "lowest cosine of two entries that the model is asked about")
+    max_notes: int = option(24, "most entries shown in one prompt")
+    answer_tokens: int = option(1024, "longest answer of one call")
+    idle_seconds: float = option(1800.0, "silence of a user after which a run starts; 0: never")
+    after_entries: int = option(500, "new entries of a user that start a run; 0: never")
+    every_hours: float = option(0.0, "a run over everybody so often; 0: never")
+    max_calls: int = option(1000, "calls of the model in one run; 0: no limit")
+    max_tokens: int = option(0, "tokens of one run, prompts and answers; 0: no limit")
+    max_seconds: float = option(0.0, "length of one run; 0: no limit")
+
+    def __post_init__(self) -> None:
+        check(self.top_k >= 1, "sleep.top_k must be at least 1")
+        check(-1 <= self.threshold <= 1, "sleep.threshold must be between -1 and 1")
+        check(self.max_notes >= 2, "sleep.max_notes must be at least 2")
+        check(self.answer_tokens >= 16, "sleep.answer_tokens must be at least 16")
+        for name in ("idle_seconds", "after_entries", "every_hours", "max_calls", "max_tokens", "max_seconds"):
+            check(getattr(self, name) >= 0, f"sleep.{name} must be 0 or more")

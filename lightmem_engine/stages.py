@@ -1,0 +1,158 @@
+"""The stages and sleep over models that are loaded already: which of them work how."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from lightmem_engine.config import EngineConfig
+from lightmem_engine.pipeline.bisect import Retry
+from lightmem_engine.pipeline.calls import ModelCalls
+from lightmem_engine.pipeline.consolidate import Consolidator, Means
+from lightmem_engine.pipeline.extract import Extract, ExtractStage
+from lightmem_engine.pipeline.pipeline import Listeners, Pipeline
+from lightmem_engine.pipeline.sense import SenseStage
+from lightmem_engine.pipeline.sleeper import Sleeper
+from lightmem_engine.protocols import Clock, Forgetful, LanguageModel
+from lightmem_engine.runtime.admission import Admission, AdmittedModel
+from lightmem_engine.runtime.batcher import DeviceWorker
+from lightmem_engine.runtime.failpoints import Failpoints
+from lightmem_engine.sensory.memory import SensoryMemory, spoken
+from lightmem_engine.short_term.extract import Extraction, Extractor
+from lightmem_engine.short_term.extractive import drafts
+from lightmem_engine.sleep.decide import Decider
+from lightmem_engine.sleep.queue import Rows, TopK
+from lightmem_engine.stores.memory_db import MemoryDB
+from lightmem_engine.types import Floats, Priority, Segment, Vectors
+
+
+def choose_lm(config: EngineConfig) -> tuple[str, str]:
+    """The language model's backend and why it was chosen."""
+    lm = config.lm
+    if lm.backend != "auto":
+        return lm.backend, "set by lm.backend"
+    if lm.url:
+        return "remote", "auto: lm.url is set"
+    if config.upstream.url:
+        return "remote", "auto: upstream.url is set"
+    if lm.model:
+        return "qwen", "auto: lm.model is set"
+    return "stub", "auto: neither lm.model nor lm.url is set; answers come from a stub that says so"
+
+
+def forget_prompts(lm: LanguageModel) -> Callable[[], Awaitable[None]]:
+    """What empties a model's caches of what it has read; of a model elsewhere, nothing is kept here."""
+
+    async def forget() -> None:
+        if isinstance(lm, Forgetful):
+            await lm.forget()
+
+    return forget
+
+
+def pipeline(
+    config: EngineConfig,
+    db: MemoryDB,
+    sensory: SensoryMemory,
+    embed_model: str,
+    lm: LanguageModel,
+    worker: DeviceWorker,
+    admission: Admission,
+    clock: Clock,
+    failpoints: Failpoints,
+    listeners: Listeners,
+) -> Pipeline:
+    """The stages over the models at ingest priority."""
+    pipelines: list[Pipeline] = []
+    runtime = config.runtime
+    retry = Retry(runtime.max_attempts, runtime.backoff_seconds, on_wait=lambda error: pipelines[0].waiting(error))
+    calls = ModelCalls(worker, Priority.INGEST)
+    sense = SenseStage(db, sensory, config.segment, retry, clock, failpoints)
+    extract = ExtractStage(
+        db,
+        _extractor(config, lm, admission),
+        calls.embed,
+        embed_model,
+        config.short_term.threshold,
+        retry,
+        clock,
+        failpoints,
+        forget_prompts(lm),
+    )
+    pipelines.append(
+        Pipeline(db, sense, extract, retry, config.short_term.idle_seconds, runtime.max_background, clock, listeners)
+    )
+    return pipelines[0]
+
+
+def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) -> Extract:
+    mode = config.extract.mode
+    if mode == "auto":
+        mode = "extractive" if choose_lm(config)[0] == "stub" else "llm"
+    if mode == "extractive":
+
+        async def extractive(segments: Sequence[Segment]) -> Extraction:
+            found = await asyncio.to_thread(lambda: tuple(draft for segment in segments for draft in drafts(segment)))
+            return Extraction(found)
+
+        return extractive
+    extractor = Extractor(AdmittedModel(lm, admission), max_tokens=config.extract.max_tokens)
+    return extractor.extract
+
+
+def sleep_mode(config: EngineConfig) -> Literal["rules", "llm"]:
+    """Who decides in sleep."""
+    if config.sleep.mode != "auto":
+        return config.sleep.mode
+    return "rules" if choose_lm(config)[0] == "stub" else "llm"
+
+
+def sleeper(
+    config: EngineConfig,
+    db: MemoryDB,
+    embed_model: str,
+    lm: LanguageModel,
+    worker: DeviceWorker,
+    admission: Admission,
+    clock: Clock,
+    failpoints: Failpoints,
+    device: str,
+) -> Sleeper:
+    """Sleep over the models at the lowest priority."""
+    mode = sleep_mode(config)
+    admitted = AdmittedModel(lm, admission)
+    means = Means(
+        db=db,
+        topk=topk_on(device),
+        embed=ModelCalls(worker, Priority.SLEEP).embed,
+        embed_model=embed_model,
+        spoken=spoken,
+        decider=Decider(admitted, config.sleep.answer_tokens) if mode == "llm" else None,
+        at_once=config.runtime.max_background,
+        retry=Retry(config.runtime.max_attempts, config.runtime.backoff_seconds),
+        clock=clock,
+        failpoints=failpoints,
+        forget_prompts=forget_prompts(lm),
+    )
+    return Sleeper(db, Consolidator(config, means), config, mode, clock)
+
+
+def topk_on(device: str) -> TopK:
+    """The similarity search of the kernels, over numpy arrays; torch is loaded by the first call."""
+
+    def topk(
+        vectors: Vectors, order: Rows, group: Rows, k: int, *, direction: str, queries: Rows | None
+    ) -> tuple[Floats, Rows]:
+        import torch
+
+        from lightmem_kernels import similarity_topk
+
+        x, places, users = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (vectors, order, group))
+        asked = None if queries is None else torch.from_numpy(queries).to(device)
+        scores, rows = similarity_topk(x, places, users, k, direction=direction, queries=asked)  # type: ignore[arg-type]
+        return scores.cpu().numpy(), rows.cpu().numpy()
+
+    return topk
