@@ -88,9 +88,9 @@ def turn_of(data: Mapping[str, Any]) -> OpenTurn:
 
 def run_json(run: SleepRun) -> JSON:
     """A run of sleep and its counters; times in ISO 8601."""
-    flat = {name: _iso(getattr(run, name)) for name in (field.name for field in fields(run)) if name != "budget"}
-    del flat["tenant"]
-    return {**flat, "user_id": flat.pop("user"), "budget": asdict(run.budget)}
+    names = [field.name for field in fields(run) if field.name not in ("tenant", "user", "budget")]
+    flat = {name: _iso(getattr(run, name)) for name in names}
+    return {**flat, "user_id": run.user, "budget": asdict(run.budget)}
 
 
 def run_of(tenant: str, data: Mapping[str, Any]) -> SleepRun:

@@ -40,5 +40,9 @@ def fact(number: int, text: str, **fields: Any) -> SleepNote:
 
 def decide(*notes: SleepNote, **options: Any) -> list[Decision]:
     """What rules make of these, all of them new."""
-    given: dict[str, Any] = {"fresh": [one.id for one in notes], "known": lambda target, source: False, "may_supersede": True}
+    given: dict[str, Any] = {
+        "fresh": [one.id for one in notes],
+        "known": lambda target, source: False,
+        "may_supersede": True,
+    }
     return rules.decide([rules.read(one) for one in notes], **(given | options))
