@@ -49,6 +49,7 @@ class _Meter:
     lapped: float = 0.0
     seconds: float = 0.0
     left_over: int = 0  # pairs that the budget did not allow for
+    is_cut: bool = False  # the budget ended the run
 
     def __post_init__(self) -> None:
         self.calls, self.seconds = self.run.calls, self.run.seconds
@@ -66,12 +67,12 @@ class _Meter:
     def is_spent(self) -> bool:
         """Whether the budget allows no further call."""
         budget = self.run.budget
-        seconds = self.seconds + self.monotonic() - self.lapped
-        return (
-            0 < budget.max_calls <= self.calls
-            or 0 < budget.max_tokens <= self.tokens
-            or 0 < budget.max_seconds <= seconds
-        )
+        return 0 < budget.max_calls <= self.calls or 0 < budget.max_tokens <= self.tokens or self.is_late
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the run has gone on for as long as it may."""
+        return 0 < self.run.budget.max_seconds <= self.seconds + self.monotonic() - self.lapped
 
 
 @dataclass(slots=True)
@@ -122,22 +123,26 @@ class Consolidator:
         try:
             for scope in scopes:
                 await self._user(run, scope, meter)
-                if meter.is_spent or meter.left_over:
+                if meter.is_cut:
                     break
         except (BackendUnavailable, Overloaded) as failure:
             error = f"{type(failure).__name__}: {failure}"
-        is_over = error is not None or meter.left_over > 0
-        return ("stopped" if is_over else "done"), error
+        return ("stopped" if meter.is_cut or error is not None else "done"), error
 
     async def _user(self, run: SleepRun, scope: Scope, meter: _Meter) -> None:
         failed: set[tuple[str, str]] = set()
         for _ in range(MAX_ROUNDS):
+            if meter.is_late:
+                meter.is_cut = True
+                return
             plan = await self._plan(run, scope, failed)
             if plan.decisions:
                 await self._carry_out(run, scope, plan, meter)
             elif plan.parts:
                 await self._ask_all(run, scope, plan, meter, failed)
                 if meter.left_over:
+                    meter.is_cut = True
+                    await self._write(run, scope, (), {}, Spent(undecided=meter.left_over, seconds=meter.lap()))
                     return
             else:
                 await self._finish(run, scope, plan, meter)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +30,7 @@ class Script:
     in_flight: int = 0
     most_in_flight: int = 0
     url: str = ""
+    reply: Callable[[dict[str, Any]], str] | None = None  # text that depends on the request
 
     def answer(self, text: str, reason: str = "stop") -> None:
         """Answer requests that do not stream."""
@@ -67,7 +68,8 @@ def _app(script: Script) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        script.requests.append(await request.json())
+        asked = await request.json()
+        script.requests.append(asked)
         script.headers.append(dict(request.headers))
         script.in_flight += 1
         script.most_in_flight = max(script.most_in_flight, script.in_flight)
@@ -75,6 +77,8 @@ def _app(script: Script) -> FastAPI:
         script.in_flight -= 1
         if script.status == 200 and script.requests[-1].get("stream"):
             return StreamingResponse(_stream(script), media_type="text/event-stream")
+        if script.reply is not None:
+            script.answer(script.reply(asked))
         if script.raw is not None:
             return Response(script.raw, script.status)
         return JSONResponse(script.body, script.status)
