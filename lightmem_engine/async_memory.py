@@ -197,16 +197,21 @@ class AsyncMemory:
         """Wait until all that was added is long-term memory or parked; returns `stats`."""
         return await self._open.flush(None if user_id is None else self._scope(user_id))
 
-    async def sleep(self, *, user_id: str | None = None, wait: bool = True, **budget: float) -> SleepRun:
+    async def sleep(
+        self,
+        *,
+        user_id: str | None = None,
+        wait: bool = True,
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
+        max_seconds: float | None = None,
+    ) -> SleepRun:
         """Let newer memories change older ones, of one user or of all; with `wait`, once the run has ended.
 
-        budget: any of `max_calls`, `max_tokens`, `max_seconds`, the others then without limit; none: as configured.
+        Of the limits, 0 is none, and what is not given is as configured.
         """
-        try:
-            limits = SleepBudget(**budget) if budget else None  # type: ignore[arg-type]
-        except TypeError as error:
-            raise InvalidInput(f"unknown budget: {', '.join(budget)}") from error
-        return await self._open.sleep(self._tenant, user_id, budget=limits, wait=wait)
+        budget = SleepBudget(max_calls, max_tokens, max_seconds)
+        return await self._open.sleep(self._tenant, user_id, budget=budget, wait=wait)
 
     async def sleep_run(self, id: str) -> SleepReport:
         """A run with its changes, old and new texts. Raises `NotFound`."""

@@ -20,7 +20,8 @@ class SleepClient:
         self, tenant: str, user: str | None = None, *, budget: SleepBudget | None = None, wait: bool = True
     ) -> SleepRun:
         """See `Engine.sleep`."""
-        body: dict[str, Any] = {"wait": wait} | ({} if budget is None else asdict(budget))
+        limits = {} if budget is None else {name: limit for name, limit in asdict(budget).items() if limit is not None}
+        body: dict[str, Any] = {"wait": wait} | limits
         return run_of(tenant, await self._call("POST", "/sleep", tenant, body=body | _user(user)))
 
     async def sleep_run(self, tenant: str, id: str) -> SleepReport:

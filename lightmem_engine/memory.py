@@ -109,9 +109,9 @@ class Memory:
         """As `AsyncMemory.flush`."""
         return self._run(self._memory.flush(user_id=user_id))
 
-    def sleep(self, *, user_id: str | None = None, wait: bool = True, **budget: float) -> SleepRun:
+    def sleep(self, *, user_id: str | None = None, **options: Any) -> SleepRun:
         """As `AsyncMemory.sleep`."""
-        return self._run(self._memory.sleep(user_id=user_id, wait=wait, **budget))
+        return self._run(self._memory.sleep(user_id=user_id, **options))
 
     def sleep_run(self, id: str) -> SleepReport:
         """As `AsyncMemory.sleep_run`."""

@@ -9,8 +9,8 @@ import pytest
 from tests.support import night
 
 
-def test_six_kills_of_one_run(tmp_path: Path) -> None:
-    night.run(tmp_path / "data", pairs=16, kills=6, seed=1)
+def test_four_kills_of_one_run(tmp_path: Path) -> None:
+    night.run(tmp_path / "data", pairs=16, kills=4, seed=1)
 
 
 @pytest.mark.slow

@@ -28,10 +28,9 @@ def sleep(args: argparse.Namespace, loaded: LoadedConfig) -> int:
 
 def _begin(args: argparse.Namespace, loaded: LoadedConfig) -> int:
     """Let newer memories change older ones, and show what changed."""
-    given = {name: getattr(args, name) for name in ("max_calls", "max_tokens", "max_seconds")}
-    budget = {name: value for name, value in given.items() if value is not None}
+    limits = {name: getattr(args, name) for name in ("max_calls", "max_tokens", "max_seconds")}
     with open_memory(loaded.config, args.tenant) as memory:
-        started = memory.sleep(user_id=args.user, wait=False, **budget)
+        started = memory.sleep(user_id=args.user, wait=False, **limits)
         report = _watch(memory, started.id)
         _print(report, as_json=args.json)
     return 0 if report.run.state == "done" else 1

@@ -67,12 +67,12 @@ class _Meter:
     def is_spent(self) -> bool:
         """Whether the budget allows no further call."""
         budget = self.run.budget
-        return 0 < budget.max_calls <= self.calls or 0 < budget.max_tokens <= self.tokens or self.is_late
+        return _reached(budget.max_calls, self.calls) or _reached(budget.max_tokens, self.tokens) or self.is_late
 
     @property
     def is_late(self) -> bool:
         """Whether the run has gone on for as long as it may."""
-        return 0 < self.run.budget.max_seconds <= self.seconds + self.monotonic() - self.lapped
+        return _reached(self.run.budget.max_seconds, self.seconds + self.monotonic() - self.lapped)
 
 
 @dataclass(slots=True)
@@ -295,6 +295,10 @@ class Consolidator:
         if notes:
             await self._db.write(partial(sleep_notes.mark_seen, scope=scope, notes=notes))
         await self._write(run, scope, (), {}, Spent(seconds=meter.lap()))
+
+
+def _reached(limit: float | None, spent: float) -> bool:
+    return bool(limit) and spent >= (limit or 0)
 
 
 def _pairs(part: Part) -> set[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -94,10 +95,11 @@ class Sleeper:
     ) -> SleepRun:
         """Start a run over a user, or over all users of a tenant; with `wait`, return it once it has ended.
 
-        budget: instead of the configured one. Raises `InvalidInput`.
+        budget: what it names goes before the configured one. Raises `InvalidInput`.
         """
-        if budget is not None and min(budget.max_calls, budget.max_tokens, budget.max_seconds) < 0:
-            raise InvalidInput("max_calls, max_tokens and max_seconds must be 0 or more")
+        for name, limit in ({} if budget is None else asdict(budget)).items():
+            if limit is not None and not 0 <= limit < 2**53:
+                raise InvalidInput(f"{name} must be 0 or more")
         run = await self._begin(tenant, user, "call", budget)
         if not wait:
             return run
@@ -125,8 +127,11 @@ class Sleeper:
 
     async def _note(self, tenant: str, user: str | None, reason: RunReason, budget: SleepBudget | None) -> SleepRun:
         options = self._options
-        budget = budget or SleepBudget(options.max_calls, options.max_tokens, options.max_seconds)
-        begin = partial(runs.begin, tenant=tenant, user=user, reason=reason, mode=self._mode, budget=budget)
+        configured = SleepBudget(options.max_calls, options.max_tokens, options.max_seconds)
+        if budget is not None:
+            given = {name: limit for name, limit in asdict(budget).items() if limit is not None}
+            configured = replace(configured, **given)
+        begin = partial(runs.begin, tenant=tenant, user=user, reason=reason, mode=self._mode, budget=configured)
         return await self._db.write(partial(begin, now=self._clock.now()))
 
     def _enqueue(self, run: SleepRun) -> None:

@@ -49,7 +49,7 @@ class FlushBody(Strict):
 
 
 class SleepBody(Strict):
-    """`POST /v1/memory/sleep`; of a budget without any limit named, the configured one holds."""
+    """`POST /v1/memory/sleep`; limits that are not given are as configured."""
 
     user_id: Text | None = None
     wait: bool = False

@@ -20,8 +20,7 @@ def add_sleep_routes(app: FastAPI) -> None:
     @app.post("/v1/memory/sleep")
     async def start(request: Request, body: SleepBody) -> dict[str, Any]:
         user = _user(request, body.user_id)
-        limits = body.model_dump(include={"max_calls", "max_tokens", "max_seconds"}, exclude_none=True)
-        budget = SleepBudget(**limits) if limits else None
+        budget = SleepBudget(body.max_calls, body.max_tokens, body.max_seconds)
         return run_json(await engine_of(request).sleep(tenant_of(request), user, budget=budget, wait=body.wait))
 
     @app.get("/v1/memory/sleep")

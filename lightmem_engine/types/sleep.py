@@ -55,11 +55,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class SleepBudget:
-    """What one run may spend; 0 is no limit."""
+    """What one run may spend. 0: no limit; None: what is configured, never of a run that has begun."""
 
-    max_calls: int = 0
-    max_tokens: int = 0
-    max_seconds: float = 0.0
+    max_calls: int | None = None
+    max_tokens: int | None = None
+    max_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import pytest
 
 from lightmem_engine.errors import BackendUnavailable, Conflict, InvalidInput, NotFound
 from lightmem_engine.memory import AsyncMemory
+from lightmem_engine.pipeline.consolidate import Consolidator
 from lightmem_engine.types import MemoryEntry
 from tests.support.memory import eventually, quick_config, user
 
@@ -97,9 +98,10 @@ async def test_users_and_tenants_do_not_meet(tmp_path: Path) -> None:
 
 async def test_bad_input_is_refused(tmp_path: Path) -> None:
     async with AsyncMemory(quick_config(tmp_path)) as memory:
-        for wrong in ({"max_calls": -1}, {"max_turns": 3}):
-            with pytest.raises(InvalidInput):
-                await memory.sleep(user_id="ann", **wrong)
+        with pytest.raises(InvalidInput, match="max_calls"):
+            await memory.sleep(user_id="ann", max_calls=-1)
+        with pytest.raises(InvalidInput, match="max_seconds"):
+            await memory.sleep(user_id="ann", max_seconds=float("nan"))
         with pytest.raises(InvalidInput):
             await memory.sleep(user_id="")
         with pytest.raises(NotFound):
@@ -227,7 +229,9 @@ async def test_online_a_correction_works_as_soon_as_it_is_remembered(tmp_path: P
         assert len(await memory.sleep_runs()) == runs, "nothing new, no run"
 
 
-async def test_a_run_that_was_cut_off_goes_on_at_the_next_start(tmp_path: Path) -> None:
+async def test_a_run_that_was_cut_off_goes_on_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     memory = AsyncMemory(quick_config(tmp_path))
     await memory.open()
     await told(memory, PARIS, ROME)
@@ -236,7 +240,7 @@ async def test_a_run_that_was_cut_off_goes_on_at_the_next_start(tmp_path: Path) 
     async def never(*_: Any) -> Any:
         await held.wait()
 
-    memory.engine._sleeper._consolidator.run = never  # type: ignore[method-assign]
+    monkeypatch.setattr(Consolidator, "run", never)
     waiting = asyncio.create_task(memory.sleep(user_id="ann"))
 
     async def begun() -> bool:
@@ -246,6 +250,7 @@ async def test_a_run_that_was_cut_off_goes_on_at_the_next_start(tmp_path: Path) 
     await memory.close()
     with pytest.raises(BackendUnavailable):
         await waiting
+    monkeypatch.undo()
     async with AsyncMemory(quick_config(tmp_path)) as memory:
 
         async def done() -> bool:

@@ -140,7 +140,7 @@ async def test_a_rejected_decision_changes_nothing_and_is_remembered(
 
 @pytest.mark.parametrize("limit", [{"max_calls": 2}, {"max_tokens": 30}])
 async def test_a_budget_ends_a_run_and_the_next_one_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: dict[str, Any]
 ) -> None:
     use_model(monkeypatch, last_wins)
     async with AsyncMemory(config(tmp_path, **{"runtime.max_background": 1})) as memory:

@@ -36,7 +36,7 @@ async def decided(*answers: str | Completion) -> tuple[tuple[Decision, ...] | No
 
 
 async def test_every_action() -> None:
-    update = {"entry": 1, "action": "update", "by": 3, "text": "Ann's dog Rex is a beagle called Rex."}
+    update: dict[str, Any] = {"entry": 1, "action": "update", "by": 3, "text": "Ann's dog Rex is a beagle called Rex."}
     found, model = await decided(answer(update, {"entry": 2, "action": "supersede", "by": 4}))
     assert found == (
         Decision("e0", "update", ("e2",), "decided by the language model", "e2", (update["text"],)),

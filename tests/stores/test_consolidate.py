@@ -66,7 +66,7 @@ def tables(connection: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]
 
 
 def begin(connection: sqlite3.Connection, user: str | None = "ann") -> str:
-    return runs.begin(connection, "default", user, "call", "llm", SleepBudget(), NOW).id
+    return runs.begin(connection, "default", user, "call", "llm", SleepBudget(0, 0, 0.0), NOW).id
 
 
 def carry_out(connection: sqlite3.Connection, run: str, *decisions: Decision, scope: Scope = ANN) -> object:
