@@ -68,6 +68,7 @@ _PATTERNS = tuple(
         (r"the name of {whose} {noun} is {value}", "{noun}"),
         (r"{whose} {noun} (?:is|are) (?:called|named) {value}", "{noun}"),
         (r"{who} (?:have|has) an? {noun} (?:called|named) {value}", "{noun}"),
+        (r"{who} (?:have|has) an? {noun} (?:on|at) {value}", "{noun}"),
         (r"(?:i|we) named {whose} {noun} {value}", "{noun}"),
         (r"{who} must be at the {noun} at {value}", "{noun}"),
         (r"{whose} {noun} (?:is|starts) at {value}", "{noun}"),
