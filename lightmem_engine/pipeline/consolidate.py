@@ -184,13 +184,16 @@ class Consolidator:
         if plan.decisions or run.mode == "rules":
             return plan
         wanted: dict[int, list[int]] = {}
-        for target, sources in self._queue(notes, new):
-            for source in sources:
-                pair = (notes[target], notes[source])
-                if not ({pair[0].id, pair[1].id} & new) or (pair[0].id, pair[1].id) in failed or known(*pair):
-                    continue
-                if rules.matters(readings[target], readings[source]):
-                    wanted.setdefault(target, []).append(source)
+        pairs = [
+            (target, source)
+            for target, sources in self._queue(notes, new)
+            for source in sources
+            if rules.matters(readings[target], readings[source])
+        ]
+        for target, source in dict.fromkeys((*pairs, *rules.related(readings, self._options.top_k))):
+            older, newer = notes[target], notes[source]
+            if ({older.id, newer.id} & new) and (older.id, newer.id) not in failed and not known(older, newer):
+                wanted.setdefault(target, []).append(source)
         plan.parts = cut(notes, wanted, self._options.max_notes)
         return plan
 

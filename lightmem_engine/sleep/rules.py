@@ -6,7 +6,7 @@ still outranked by its newer sibling, and a fact superseded by mistake is out of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lightmem_engine.sleep.claims import Claim, Sentence, plain, sentences
@@ -45,6 +45,21 @@ def matters(target: Reading, source: Reading) -> bool:
         and bool(source.told)
         and bool(target.terms & source.terms)
     )
+
+
+def related(readings: Sequence[Reading], most: int) -> Iterator[tuple[int, int]]:
+    """Pairs (older, newer) of places that claim something of the same thing, however unlike their words are: at most
+    the `most` next newer ones of each. A model should be asked about these, too."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for place, reading in enumerate(readings):
+        for key in _keys(reading):
+            if key[0] == "claim":
+                groups.setdefault(key, []).append(place)
+    for places in groups.values():
+        for at, target in enumerate(places):
+            for source in places[at + 1 : at + 1 + most]:
+                if _may_meet(readings[target].note, readings[source].note):
+                    yield target, source
 
 
 def decide(readings: Sequence[Reading], fresh: Iterable[str], known: Known, *, may_supersede: bool) -> list[Decision]:

@@ -100,6 +100,17 @@ async def test_a_merged_text_is_embedded_and_found(tmp_path: Path, monkeypatch: 
         assert (await memory.sleep()).calls == 0
 
 
+async def test_claims_about_the_same_thing_are_asked_about_however_unlike_their_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = use_model(monkeypatch, last_wins)
+    async with AsyncMemory(config(tmp_path, **{"sleep.threshold": 1.0})) as memory:
+        await tell(memory, "I live in Rotterdam.", "The kettle is red.", "My home is in Rome.")
+        run = await memory.sleep()
+        assert (run.calls, run.pairs, run.applied) == (1, 1, 1)
+        assert "kettle" not in model.asked[0]
+
+
 async def test_words_that_are_the_same_need_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = use_model(monkeypatch, last_wins)
     async with AsyncMemory(config(tmp_path)) as memory:

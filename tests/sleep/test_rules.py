@@ -85,6 +85,13 @@ def test_what_is_known_or_not_fresh_is_not_looked_at() -> None:
     assert len(decide(*notes, fresh=["e0"])) == 1
 
 
+def test_what_claims_something_of_the_same_thing_is_related() -> None:
+    told = ("I live in Paris.", "My dog is called Rex.", "My home is in Oslo.", "I moved to Rome.", "Lovely day!")
+    readings = [rules.read(note(number, text)) for number, text in enumerate(told)]
+    assert set(rules.related(readings, 5)) == {(0, 2), (0, 3), (2, 3)}
+    assert set(rules.related(readings, 1)) == {(0, 2), (2, 3)}
+
+
 def test_which_pairs_a_model_is_asked_about() -> None:
     def asked(older: str, newer: str) -> bool:
         return rules.matters(rules.read(fact(0, older)), rules.read(fact(1, newer)))
