@@ -1,4 +1,4 @@
-"""What memory is for: tell facts in two sessions, kill the server with -9, start it again, ask in a third.
+"""What memory is for: tell facts in two sessions, kill the server with -9, start it again, correct one, sleep, ask.
 
     python -m bench.demo [--stub-encoders]
 
@@ -23,6 +23,7 @@ from tests.support.server import STUB_ENCODERS, Server
 USER = "ann"
 TOLD = {
     "monday": (
+        "My door code is 4711.",
         "My sister Anna moved to Lisbon in March and works as a nurse.",
         "I am allergic to peanuts, so please never suggest satay.",
         "Our dog Bruno is a three year old beagle.",
@@ -32,7 +33,10 @@ TOLD = {
         "My dentist appointment is on 14 June at 9:30.",
     ),
 }
+CORRECTION = "Correction: my door code is 2580."
+OUTDATED = "4711"
 QUESTIONS = {
+    "What is my door code?": "2580",
     "Where does my sister live?": "Lisbon",
     "Which food am I allergic to?": "peanuts",
     "What breed is our dog?": "beagle",
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the whole story."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stub-encoders", action="store_true", help="hash words instead of running a model")
-    settings = STUB_ENCODERS if parser.parse_args(argv).stub_encoders else ()
+    settings = ("sleep.mode=rules", *(STUB_ENCODERS if parser.parse_args(argv).stub_encoders else ()))
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as directory:
@@ -72,13 +76,28 @@ def story(data_dir: Path, settings: Sequence[str]) -> int:
     print("\nkill -9. Starting the server again ...", flush=True)
     started = time.perf_counter()
     with Server(data_dir, settings) as server, openai(server) as client, httpx.Client(base_url=server.url) as native:
-        print(f"Ready after {time.perf_counter() - started:.1f} s.\n\nSession 'wednesday':")
+        print(f"Ready after {time.perf_counter() - started:.1f} s.\n\nSession 'tuesday night', then sleep:")
+        print(f"  {USER}: {CORRECTION}")
+        chat(client, "tuesday night", CORRECTION)
+        outdated = sleep(native)
+        print("\nSession 'wednesday':")
         recalled = sum(ask(client, native, question, fact) for question, fact in QUESTIONS.items())
         stranger = search(native, "eve", next(iter(QUESTIONS)))
         print(f"\n{recalled} of {len(QUESTIONS)} facts recalled; another user gets {len(stranger)} of them.")
+        print(f"What was corrected is {'gone from recall' if outdated else 'still recalled'}, and not from memory.")
         if model(client) == "stub":
             print("The answers come from the stub model, which only echoes: start with MODEL=... for real ones.")
-    return 0 if recalled == len(QUESTIONS) and not stranger else 1
+    return 0 if recalled == len(QUESTIONS) and outdated and not stranger else 1
+
+
+def sleep(native: httpx.Client) -> bool:
+    """Let the newer memories change the older ones and show the diff; whether the outdated fact left recall."""
+    native.post("/v1/memory/flush", json={"user_id": USER}, timeout=60).raise_for_status()
+    answer = native.post("/v1/memory/sleep", json={"user_id": USER, "wait": True}, timeout=60).raise_for_status()
+    report = native.get(f"/v1/memory/sleep/{answer.json()['id']}", timeout=60).raise_for_status().json()
+    for change in report["changes"]:
+        print(f"  {change['action']}: {change['before_text']!r}\n    by {change['other_text']!r}: {change['reason']}")
+    return not any(OUTDATED in text for text in search(native, USER, next(iter(QUESTIONS))))
 
 
 def openai(server: Server) -> OpenAI:

@@ -1,8 +1,10 @@
 """A memory as lines of JSON, and back: everything but vectors and counters, which are made anew.
 
 The first line is a header. Then, user by user, what the tables hold: messages in the order of the log, sessions,
-segments, what was sensed, every version of every entry, parked items, how far the sensory stage has come. Messages are
-named by their ids and segments by their number within the user, so that the lines say the same in any directory.
+segments, what was sensed, every version of every entry, what was folded into what, parked items, how far the sensory
+stage has come. Messages are named by their ids and segments by their number within the user, so that the lines say the
+same in any directory. Runs of sleep and what they have looked at stay behind: what is imported is looked at anew, and
+was changed by a run that cannot be rolled back there.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ def user_lines(connection: sqlite3.Connection, scope: Scope) -> Iterator[dict[st
     yield from _segments(connection, scope, numbers)
     yield from _sensed(connection, scope, numbers)
     yield from _entries(connection, scope, numbers)
+    yield from _links(connection, scope)
     yield from _parked(connection, scope, numbers)
     yield from _cursor(connection, scope)
 
@@ -160,6 +163,16 @@ def _entries(connection: sqlite3.Connection, scope: Scope, numbers: dict[int, in
             "metadata": json.loads(row[16]),
             "sources": [{"message": id, "start": start, "end": end} for id, start, end in sources],
         }
+
+
+def _links(connection: sqlite3.Connection, scope: Scope) -> Iterator[dict[str, Any]]:
+    rows = connection.execute(
+        f"SELECT k.entry, k.version, k.other, k.kind FROM entry e JOIN entry_link k ON k.entry = e.id "
+        f"AND k.version = e.version WHERE {_USER} ORDER BY 1, 2, 3",
+        (scope.tenant, scope.user),
+    )
+    for entry, version, other, kind in rows:
+        yield {"type": "link", "user": scope.user, "entry": entry, "version": version, "other": other, "kind": kind}
 
 
 def _parked(connection: sqlite3.Connection, scope: Scope, numbers: dict[int, int]) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from lightmem_engine.types import KINDS, ROLES, STATES
 Check = Callable[[Any], bool]
 Row = Mapping[str, Any]
 _MAX = 2**53
+LINKS = ("duplicate", "merged", "split")
 
 _ID = re.compile(r"[\w.:-]{1,64}")
 
@@ -32,6 +33,7 @@ class UserRecords:
     segments: list[Row] = field(default_factory=list)
     sensed: list[Row] = field(default_factory=list)
     entries: list[Row] = field(default_factory=list)
+    links: list[Row] = field(default_factory=list)
     parked: list[Row] = field(default_factory=list)
     cursors: list[Row] = field(default_factory=list)
     by_id: dict[str, Row] = field(default_factory=dict)  # messages
@@ -161,6 +163,8 @@ def _agree(number: int, known: UserRecords, kind: str, row: Row) -> None:
                 demand(source["start"] <= source["end"] <= len(messages[source["message"]]["content"]), where)
             known.versions[row["id"]] = row["version"]
             known.firsts.setdefault(row["id"], row)
+        case "link":
+            demand(0 < row["version"] <= known.versions.get(row["entry"], 0), "there is no such entry before it")
         case "parked":
             named = row["message"] in messages if row["stage"] == "sense" else row["segment"] in segments
             demand(named, "what is parked did not come before it")
@@ -268,6 +272,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "metadata": _mapping,
         "sources": _list_of(_object(message=_text, start=_number, end=_number)),
     },
+    "link": {"user": _name, "entry": _text, "version": _number, "other": _text, "kind": _one_of(*LINKS)},
     "parked": {
         "user": _name,
         "stage": _one_of("sense", "extract"),
@@ -285,6 +290,7 @@ _LISTS = {
     "segment": "segments",
     "sensed": "sensed",
     "entry": "entries",
+    "link": "links",
     "parked": "parked",
     "cursor": "cursors",
 }

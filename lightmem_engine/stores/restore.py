@@ -210,6 +210,10 @@ class _Restorer:
                 "INSERT INTO vector (entry, version, embed_model, blob) VALUES (?, ?, ?, ?)",
                 (row["id"], row["version"], self._embed_model, to_blob(vector)),
             )
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO entry_link VALUES (?, ?, ?, ?)",
+            [tuple(row[name] for name in ("entry", "version", "other", "kind")) for row in self._records.links],
+        )
         record_changes(self._connection, self._scope, "entry", sorted(new))
         return len(new)
 

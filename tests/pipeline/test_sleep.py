@@ -124,6 +124,10 @@ async def test_an_export_carries_what_sleep_did(tmp_path: Path) -> None:
         assert await texts(other, "What is my dog called, and where do I live?") == found
         assert b"".join([chunk async for chunk in other.export()]) == b"".join(lines)
         assert (await other.sleep()).applied == 0
+        await other.import_(lines)
+        await other.delete((await by_message(other))["m4"].id, user_id="ann")
+        left = [entry.source_ids for entry in await other.get_all(user_id="ann")]
+        assert sorted(left) == [("m1",), ("m2",)], "what was folded into it went with it"
 
 
 async def test_an_erased_user_leaves_no_run(tmp_path: Path) -> None:
