@@ -46,6 +46,12 @@ BENCHES = {
         ("--mixed", "--messages", "1000", "--users", "50"),
         ("--mixed", "--stub", "--messages", "200", "--users", "10", "--idle-seconds", "1", "--dry"),
     ),
+    "sleep": Bench(
+        "bench.bench_sleep",
+        "what a run of sleep does to 100 invented users who correct and repeat themselves",
+        (),
+        ("--stub-encoders", "--users", "5", "--dry"),
+    ),
     "recall": Bench(
         "bench.bench_recall",
         "what each term of the ranking contributes",

@@ -295,8 +295,7 @@ class Consolidator:
     async def _finish(self, run: SleepRun, scope: Scope, plan: _Plan, meter: _Meter) -> None:
         """Everything of this user has been looked at, but for what could not be decided."""
         notes = [note for note in plan.fresh if note.id not in plan.failed]
-        if notes:
-            await self._db.write(partial(sleep_notes.mark_seen, scope=scope, notes=notes))
+        await self._db.write(partial(sleep_notes.mark_seen, scope=scope, notes=notes))
         await self._write(run, scope, (), {}, Spent(seconds=meter.lap()))
 
 

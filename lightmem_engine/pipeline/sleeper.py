@@ -16,7 +16,7 @@ from lightmem_engine.pipeline.idle import IdleTimers
 from lightmem_engine.protocols import Clock
 from lightmem_engine.stores import runs, sleep_notes
 from lightmem_engine.stores.memory_db import MemoryDB, snapshot
-from lightmem_engine.types import RunReason, Scope, SleepBudget, SleepReport, SleepRun
+from lightmem_engine.types import RunReason, RunState, Scope, SleepBudget, SleepReport, SleepRun
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,10 @@ class Sleeper:
     async def start(self) -> None:
         """Go on with runs that an earlier process did not end, and watch for the next."""
         for run in await self._db.read(runs.unfinished):
-            self._enqueue(run)
+            if run.mode == self._mode:
+                self._enqueue(run)
+            else:
+                await self._end(run, "stopped", "sleep.mode is another one now")
         if self._options.idle_seconds:
             for scope in await self._db.read(sleep_notes.unseen_users):
                 self.heard(scope)
@@ -170,6 +173,9 @@ class Sleeper:
             logger.warning("a run of sleep failed: %s", type(failure).__name__)
             logger.debug("what failed and where", exc_info=failure)  # may quote what somebody said
             state, error = "failed", type(failure).__name__
+        await self._end(run, state, error)
+
+    async def _end(self, run: SleepRun, state: RunState, error: str | None) -> None:
         await self._db.write(partial(runs.end, id=run.id, state=state, error=error, now=self._clock.now()))
 
     def _fell_idle(self, scope: Scope) -> None:

@@ -244,10 +244,10 @@ class _Writer:
         """A line of the run's diff."""
         self.changed[id] = None
         self._connection.execute(
-            "INSERT INTO sleep_change SELECT ?, 1 + coalesce(max(number), 0), ?, ?, ?, ?, ?, ?, ?, ?, ? "
-            "FROM sleep_change WHERE run = ?",
+            "INSERT INTO sleep_change VALUES (?, "
+            "1 + coalesce((SELECT max(number) FROM sleep_change WHERE run = ?), 0), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(self._run, self._scope.tenant, self._scope.user, decision.action, id, before, after, state, other),
-                *(decision.reason, self._run),
+                *(self._run, self._run, self._scope.tenant, self._scope.user, decision.action),
+                *(id, before, after, state, other, decision.reason),
             ),
         )

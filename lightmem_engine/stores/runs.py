@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lightmem_engine.errors import Conflict, NotFound
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import from_ms, select_in, to_ms
+from lightmem_engine.stores.supersede import withdraw_entries
 from lightmem_engine.types import (
     RunReason,
     RunState,
@@ -134,7 +135,11 @@ def roll_back(connection: sqlite3.Connection, tenant: str, id: str, now: datetim
     connection.executemany("DELETE FROM sleep_seen WHERE entry = ?", [(entry,) for entry in entries])
     for user in dict.fromkeys(entries.values()):
         scope = Scope(user=user, tenant=tenant)
-        record_changes(connection, scope, "entry", [entry for entry, owner in entries.items() if owner == user])
+        own = [entry for entry, owner in entries.items() if owner == user]
+        record_changes(connection, scope, "entry", own)
+        # A branch may have withdrawn the messages of an entry while that was archived.
+        sql = "SELECT DISTINCT message FROM entry_source WHERE entry IN ({in})"
+        withdraw_entries(connection, scope, [seq for (seq,) in select_in(connection, sql, own)], now)
     connection.execute("UPDATE sleep_run SET state = 'rolled_back', ended_ms = ? WHERE id = ?", (to_ms(now), id))
     return get(connection, tenant, id)
 

@@ -70,11 +70,17 @@ def seen(connection: sqlite3.Connection, scope: Scope) -> dict[str, bytes]:
 
 
 def mark_seen(connection: sqlite3.Connection, scope: Scope, notes: Iterable[SleepNote]) -> None:
-    """These have been looked at. Entries deleted meanwhile leave nothing."""
+    """These have been looked at, and nobody needs to look at what is not active. Entries deleted meanwhile leave
+    nothing."""
     connection.executemany(
         "INSERT OR REPLACE INTO sleep_seen SELECT tenant, user, id, ? FROM entry "
         "WHERE id = ? AND version = 1 AND tenant = ? AND user = ?",
         [(digest(note.text), note.id, scope.tenant, scope.user) for note in notes],
+    )
+    connection.execute(
+        "INSERT OR IGNORE INTO sleep_seen SELECT tenant, user, id, x'' FROM entry e WHERE tenant = ? AND user = ? "
+        "AND version = 1 AND (SELECT state FROM entry l WHERE l.id = e.id ORDER BY version DESC LIMIT 1) <> 'active'",
+        (scope.tenant, scope.user),
     )
 
 

@@ -44,7 +44,8 @@ def test_the_demo_recalls_everything() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert "5 of 5 facts recalled; another user gets 0 of them." in done.stdout
+    assert "6 of 6 facts recalled; another user gets 0 of them." in done.stdout
+    assert "What was corrected is gone from recall" in done.stdout
     assert "stub model" in done.stdout
 
 

@@ -233,10 +233,11 @@ async def test_online_a_correction_works_as_soon_as_it_is_remembered(tmp_path: P
         assert len(await memory.sleep_runs()) == runs, "nothing new, no run"
 
 
+@pytest.mark.parametrize("mode", ["rules", "llm"])
 async def test_a_run_that_was_cut_off_goes_on_at_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    memory = AsyncMemory(quick_config(tmp_path))
+    memory = AsyncMemory(quick_config(tmp_path, **{"sleep.mode": mode}))
     await memory.open()
     await told(memory, PARIS, ROME)
     held = asyncio.Event()
@@ -255,9 +256,11 @@ async def test_a_run_that_was_cut_off_goes_on_at_the_next_start(
     with pytest.raises(BackendUnavailable):
         await waiting
     monkeypatch.undo()
+    # What the model was to decide is not decided by rules: such a run ends, and what it left is for the next.
+    expected = ("done", 1, None) if mode == "rules" else ("stopped", 0, "sleep.mode is another one now")
     async with AsyncMemory(quick_config(tmp_path)) as memory:
 
-        async def done() -> bool:
-            return [(run.state, run.applied) for run in await memory.sleep_runs()] == [("done", 1)]
+        async def ended() -> bool:
+            return [(run.state, run.applied, run.error) for run in await memory.sleep_runs()] == [expected]
 
-        await eventually(done)
+        await eventually(ended)

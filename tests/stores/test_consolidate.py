@@ -15,6 +15,7 @@ from lightmem_engine.stores import curate, entries, runs, schema, sleep_notes
 from lightmem_engine.stores.consolidate import Spent, apply
 from lightmem_engine.stores.delete import delete_entry
 from lightmem_engine.stores.erase import erase_user
+from lightmem_engine.stores.supersede import supersede as supersede_messages
 from lightmem_engine.types import (
     Decision,
     EntryChange,
@@ -224,6 +225,27 @@ def test_a_rollback_brings_nobody_back_who_was_erased() -> None:
     assert states(connection, BOB) == dict.fromkeys(told["bob"], "active")
     with pytest.raises(Conflict, match="already"):
         runs.roll_back(connection, "default", run, NOW)
+
+
+def test_what_a_branch_withdrew_meanwhile_does_not_come_back_with_a_rollback() -> None:
+    connection = database()
+    old, new = tell(connection, ANN, 1, "Paris"), tell(connection, ANN, 2, "Rome")
+    run = begin(connection)
+    carry_out(connection, run, supersede(old, new))
+    runs.end(connection, run, "done", None, NOW)
+    (seq,) = connection.execute("SELECT seq FROM message WHERE id = 'm1'").fetchone()
+    supersede_messages(connection, ANN, [seq], NOW)
+    runs.roll_back(connection, "default", run, NOW)
+    assert states(connection) == {old: "superseded", new: "active"}
+    assert curate.get(connection, ANN, old).valid_to is None
+
+
+def test_what_left_recall_in_a_run_needs_no_further_look() -> None:
+    connection = database()
+    old, new = tell(connection, ANN, 1, "Paris"), tell(connection, ANN, 2, "Rome")
+    carry_out(connection, begin(connection), supersede(old, new))
+    sleep_notes.mark_seen(connection, ANN, notes_of(connection).values())
+    assert sleep_notes.num_unseen(connection, ANN) == 0
 
 
 def test_the_diff_shows_old_and_new_and_hides_what_was_deleted() -> None:
