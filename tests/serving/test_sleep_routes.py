@@ -90,6 +90,47 @@ def test_an_unknown_run_is_not_found(server: Server) -> None:
     assert call(server, "GET", "sleep", limit=0).status_code in (400, 422)
 
 
+KEYS = """
+[[keys]]
+key = "sk-red"
+tenant = "red"
+[[keys]]
+key = "sk-root"
+tenant = "red"
+admin = true
+[[keys]]
+key = "sk-blue"
+tenant = "blue"
+admin = true
+"""
+
+
+def test_a_run_over_everybody_is_an_admins_and_another_tenants_run_is_nobodys(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(KEYS)
+    keys.chmod(0o600)
+    with Server(tmp_path / "data", STUB_ENCODERS, ["--keys", str(keys)]) as server:
+
+        def ask(key: str, method: str, route: str, body: Any = None) -> httpx.Response:
+            headers = {"authorization": f"Bearer {key}"}
+            url = f"{server.url}/v1/memory/{route}"
+            return httpx.request(method, url, json=body, headers=headers, timeout=60)
+
+        assert ask("sk-red", "POST", "sleep", {}).status_code == 403
+        assert ask("sk-red", "GET", "sleep").status_code == 403
+        of_all = ask("sk-root", "POST", "sleep", {"wait": True}).json()["id"]
+        of_one = ask("sk-red", "POST", "sleep", {"user_id": "ann", "wait": True}).json()["id"]
+        for key, run, status in (
+            *(("sk-red", of_all, 403), ("sk-root", of_all, 200), ("sk-blue", of_all, 404)),
+            *(("sk-red", of_one, 200), ("sk-root", of_one, 200), ("sk-blue", of_one, 404)),
+        ):
+            assert ask(key, "GET", f"sleep/{run}").status_code == status
+        assert ask("sk-red", "POST", f"sleep/{of_all}/rollback", {}).status_code == 403
+        assert ask("sk-blue", "POST", f"sleep/{of_one}/rollback", {}).status_code == 404
+        assert ask("sk-blue", "GET", "sleep").json() == {"runs": []}
+        assert len(ask("sk-root", "GET", "sleep").json()["runs"]) == 2
+
+
 def test_the_library_as_a_client(server: Server, user: str) -> None:
     tell(server, user)
     with Memory(url=server.url) as memory:
