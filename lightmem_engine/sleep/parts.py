@@ -22,28 +22,34 @@ class Part:
 
 
 def cut(notes: Sequence[SleepNote], sources: Mapping[int, Sequence[int]], most: int) -> list[Part]:
-    """Parts of at most `most` notes, in order of their earliest target; a component with more is cut between targets.
+    """Parts of at most `most` notes, in order of their earliest target. A component that fits is in one part, beside
+    others if there is room; one with more notes is cut between targets.
 
     notes: all entries of a user, the earliest first.   sources: row of a target -> rows of its sources, the most
     similar first; of more than `most` - 1 the last are left for another time.
     """
     parts: list[Part] = []
+    chosen: dict[int, tuple[int, ...]] = {}
     for component in _components(sources):
-        chosen: dict[int, tuple[int, ...]] = {}
-        rows: set[int] = set()
-        for target in component:
-            own = tuple(sources[target][: most - 1])
-            if chosen and len(rows | {target, *own}) > most:
+        own = {target: tuple(sources[target][: most - 1]) for target in component}
+        together = [own] if len(_rows(own)) <= most else [{target: rows} for target, rows in own.items()]
+        for piece in together:
+            if len(_rows(chosen) | _rows(piece)) > most:
                 parts.append(_part(notes, chosen))
-                chosen, rows = {}, set()
-            chosen[target] = own
-            rows |= {target, *own}
+                chosen = {}
+            chosen |= piece
+    if chosen:
         parts.append(_part(notes, chosen))
     return sorted(parts, key=lambda part: part.notes[min(part.sources)].place)
 
 
+def _rows(chosen: Mapping[int, Sequence[int]]) -> set[int]:
+    """Every row that a part is about."""
+    return {row for target, own in chosen.items() for row in (target, *own)}
+
+
 def _part(notes: Sequence[SleepNote], chosen: Mapping[int, tuple[int, ...]]) -> Part:
-    rows = sorted({row for target, own in chosen.items() for row in (target, *own)})
+    rows = sorted(_rows(chosen))
     place = {row: index for index, row in enumerate(rows)}
     sources = {place[target]: tuple(sorted(place[row] for row in own)) for target, own in chosen.items()}
     return Part(tuple(notes[row] for row in rows), sources)

@@ -16,7 +16,13 @@ from lightmem_engine.memory import AsyncMemory
 from lightmem_engine.types import Completion, Priority, Prompt, Sampling, Scope
 from tests.support.memory import ScriptedModel, eventually, quick_config, use_model, user
 
-LLM = {"sleep.mode": "llm", "sleep.threshold": 0.3, "compress.rate": 1.0, "runtime.max_attempts": 2}
+LLM = {
+    "sleep.mode": "llm",
+    "sleep.threshold": 0.3,
+    "sleep.max_notes": 2,
+    "compress.rate": 1.0,
+    "runtime.max_attempts": 2,
+}
 
 
 def config(path: Path, **options: Any) -> Any:
@@ -73,7 +79,7 @@ async def test_what_was_ignored_is_not_asked_again_and_what_is_new_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = use_model(monkeypatch, lambda asked: answer())
-    async with AsyncMemory(config(tmp_path)) as memory:
+    async with AsyncMemory(config(tmp_path, **{"sleep.max_notes": 3})) as memory:
         await tell(memory, *pairs(2))
         assert (await memory.sleep()).calls == 2
         assert (await memory.sleep()).calls == 0

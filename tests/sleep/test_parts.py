@@ -12,10 +12,18 @@ NOTES = [note(number, f"note {number}") for number in range(20)]
 
 
 def test_targets_that_share_an_entry_come_together() -> None:
-    parts = cut(NOTES, {0: [5], 1: [6], 2: [5, 7], 3: [8]}, 24)
-    assert [[one.id for one in part.notes] for part in parts] == [["e0", "e2", "e5", "e7"], ["e1", "e6"], ["e3", "e8"]]
+    parts = cut(NOTES, {0: [5], 1: [6], 2: [5, 7], 3: [8]}, 4)
+    assert [[one.id for one in part.notes] for part in parts] == [["e0", "e2", "e5", "e7"], ["e1", "e3", "e6", "e8"]]
+    assert parts[1].sources == {0: (2,), 1: (3,)}
     assert parts[0].sources == {0: (2,), 1: (2, 3)}
     assert parts[0].num_pairs == 3
+
+
+def test_what_has_nothing_in_common_shares_a_prompt_as_far_as_there_is_room() -> None:
+    wanted = {n: [n + 10] for n in range(10)}
+    assert [len(part.notes) for part in cut(NOTES, wanted, 24)] == [20]
+    assert [len(part.notes) for part in cut(NOTES, wanted, 8)] == [8, 8, 4]
+    assert [len(part.notes) for part in cut(NOTES, wanted, 2)] == [2] * 10
 
 
 def test_a_large_component_is_cut_between_targets() -> None:

@@ -27,7 +27,13 @@ def run(data_dir: Path, pairs: int, kills: int, seed: int) -> None:
     with running(script):
         settings = [
             *STUB_ENCODERS,
-            *("sleep.mode=llm", "sleep.threshold=0.9", "extract.mode=extractive", "compress.rate=1.0"),
+            *(
+                "sleep.mode=llm",
+                "sleep.threshold=0.9",
+                "sleep.max_notes=2",
+                "extract.mode=extractive",
+                "compress.rate=1.0",
+            ),
             *(f"runtime.max_background={IN_FLIGHT}", f"lm.url={script.url}", "lm.model=m"),
         ]
         with Server(data_dir, settings) as server, httpx.Client(base_url=server.url, timeout=60) as client:
