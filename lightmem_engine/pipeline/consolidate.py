@@ -126,7 +126,8 @@ class Consolidator:
                 if meter.is_cut:
                     break
         except (BackendUnavailable, Overloaded) as failure:
-            error = f"{type(failure).__name__}: {failure}"
+            logger.warning("a run of sleep stops: %s", failure)
+            error = type(failure).__name__  # kept with the run; a server's words may quote what somebody said
         return ("stopped" if meter.is_cut or error is not None else "done"), error
 
     async def _user(self, run: SleepRun, scope: Scope, meter: _Meter) -> None:
