@@ -19,6 +19,7 @@ import numpy as np
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import BackendUnavailable, InvalidInput, ModelError, NotFound, Overloaded
 from lightmem_engine.pipeline.bisect import Retry
+from lightmem_engine.pipeline.meter import Meter
 from lightmem_engine.protocols import Clock
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.sleep import rules
@@ -36,43 +37,6 @@ logger = logging.getLogger(__name__)
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 DECISIONS_PER_WRITE = 64
 MAX_ROUNDS = 100
-
-
-@dataclass(slots=True)
-class _Meter:
-    """What a run has spent, over restarts too."""
-
-    run: SleepRun
-    monotonic: Callable[[], float]
-    calls: int = 0
-    tokens: int = 0
-    lapped: float = 0.0
-    seconds: float = 0.0
-    left_over: int = 0  # pairs that the budget did not allow for
-    is_cut: bool = False  # the budget ended the run
-
-    def __post_init__(self) -> None:
-        self.calls, self.seconds = self.run.calls, self.run.seconds
-        self.tokens = self.run.prompt_tokens + self.run.completion_tokens
-        self.lapped = self.monotonic()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = self.monotonic()
-        elapsed, self.lapped = now - self.lapped, now
-        self.seconds += elapsed
-        return elapsed
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether the budget allows no further call."""
-        budget = self.run.budget
-        return _reached(budget.max_calls, self.calls) or _reached(budget.max_tokens, self.tokens) or self.is_late
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the run has gone on for as long as it may."""
-        return _reached(self.run.budget.max_seconds, self.seconds + self.monotonic() - self.lapped)
 
 
 @dataclass(slots=True)
@@ -114,7 +78,7 @@ class Consolidator:
     async def run(self, run: SleepRun) -> tuple[RunState, str | None]:
         """Go through a run; returns how it ended, and why if not well. Raises `NotFound` for a run that was
         erased meanwhile, and `StoreError`: then it is still `running`, and goes on after a restart."""
-        meter = _Meter(run, self._means.clock.monotonic)
+        meter = Meter(run, self._means.clock.monotonic)
         if run.user is not None:
             scopes = [Scope(user=run.user, tenant=run.tenant)]
         else:
@@ -130,7 +94,7 @@ class Consolidator:
             error = type(failure).__name__  # kept with the run; a server's words may quote what somebody said
         return ("stopped" if meter.is_cut or error is not None else "done"), error
 
-    async def _user(self, run: SleepRun, scope: Scope, meter: _Meter) -> None:
+    async def _user(self, run: SleepRun, scope: Scope, meter: Meter) -> None:
         failed: set[tuple[str, str]] = set()
         for _ in range(MAX_ROUNDS):
             if meter.is_late:
@@ -211,7 +175,7 @@ class Consolidator:
         some = None if len(fresh) == len(notes) else fresh
         return newer_sources(self._means.topk, vectors, order, group, k=top_k, threshold=threshold, fresh=some)
 
-    async def _carry_out(self, run: SleepRun, scope: Scope, plan: _Plan, meter: _Meter) -> None:
+    async def _carry_out(self, run: SleepRun, scope: Scope, plan: _Plan, meter: Meter) -> None:
         for start in range(0, len(plan.decisions), DECISIONS_PER_WRITE):
             some = plan.decisions[start : start + DECISIONS_PER_WRITE]
             named = {id for decision in some for id in (decision.target, *decision.sources)}
@@ -219,7 +183,7 @@ class Consolidator:
             await self._write(run, scope, some, {id: plan.notes[id] for id in named}, spent)
 
     async def _ask_all(
-        self, run: SleepRun, scope: Scope, plan: _Plan, meter: _Meter, failed: set[tuple[str, str]]
+        self, run: SleepRun, scope: Scope, plan: _Plan, meter: Meter, failed: set[tuple[str, str]]
     ) -> None:
         """Ask about every part, as many at once as may be, and apply each answer as it comes."""
         slots = asyncio.Semaphore(self._means.at_once)
@@ -293,15 +257,11 @@ class Consolidator:
         if not done.is_alive:
             raise NotFound(f"run {run.id} was erased with its user")
 
-    async def _finish(self, run: SleepRun, scope: Scope, plan: _Plan, meter: _Meter) -> None:
+    async def _finish(self, run: SleepRun, scope: Scope, plan: _Plan, meter: Meter) -> None:
         """Everything of this user has been looked at, but for what could not be decided."""
         notes = [note for note in plan.fresh if note.id not in plan.failed]
         await self._db.write(partial(sleep_notes.mark_seen, scope=scope, notes=notes))
         await self._write(run, scope, (), {}, Spent(seconds=meter.lap()))
-
-
-def _reached(limit: float | None, spent: float) -> bool:
-    return bool(limit) and spent >= (limit or 0)
 
 
 def _pairs(part: Part) -> set[tuple[str, str]]:
