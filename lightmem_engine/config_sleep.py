@@ -14,7 +14,7 @@ class SleepConfig:
         "soft", "when newer memories change older ones: in sleep, or with every extraction"
     )
     mode: Literal["auto", "rules", "llm"] = option(
-        "auto", "who decides: rules alone or the language model too; auto: rules with the stub model"
+        "auto", "who decides: rules alone or the language model too; auto: llm if a model is given"
     )
     queue: Literal["newer", "published"] = option(
         "newer",

@@ -107,7 +107,7 @@ def sleep_mode(config: EngineConfig) -> Literal["rules", "llm"]:
     """Who decides in sleep."""
     if config.sleep.mode != "auto":
         return config.sleep.mode
-    return "rules" if choose_lm(config)[0] == "stub" else "llm"
+    return "rules" if choose_lm(config)[0] in ("packaged", "stub") else "llm"
 
 
 def sleeper(
