@@ -185,8 +185,8 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         engine.forget_turns(scope)
 
     def forget_words(scope: Scope) -> None:
-        pipeline.forget(scope)
-        long_term.forget(scope)
+        for forget in (pipeline.forget, long_term.forget, engine.doubt_turns):
+            forget(scope)
 
     embed_model = encoders.embedder.name
     caches = Caches(forget_words, forget_user, forget_prompts(lm))

@@ -151,6 +151,10 @@ class LocalEngine(Curated):
         """Open chat turns of an erased user store nothing any more."""
         self._chat_turns.forget(scope)
 
+    def doubt_turns(self, scope: Scope) -> None:
+        """Chat turns that are being opened keep nothing of what they have found before a deletion."""
+        self._chat_turns.doubt(scope)
+
     async def everything(self, scope: Scope) -> list[Hit]:
         """All that is remembered of a user, in the order it was said; superseded entries included."""
         docs, _ = await self._db.changes(scope, 0)

@@ -8,6 +8,7 @@ each in its own savepoint, so that one failure undoes only itself. A caller is a
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
@@ -19,6 +20,8 @@ from typing import Any, TypeVar
 
 from lightmem_engine.errors import CorruptStore, LightMemError, StoreError
 from lightmem_engine.runtime.failpoints import Failpoints
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -186,6 +189,24 @@ class Database:
         self._writer.execute("ROLLBACK TO work")
         self._writer.execute("RELEASE work")
         return None, failure
+
+
+def apart(connection: sqlite3.Connection, work: Callable[[], None]) -> Exception | None:
+    """Do a part of a larger write by itself: if it fails, what it did is undone and the rest goes on. Trouble with the
+    database passes through, it is the whole write's."""
+    connection.execute("SAVEPOINT apart")
+    failure: Exception | None = None
+    try:
+        work()
+    except (sqlite3.Error, StoreError):
+        raise
+    except Exception as error:
+        logger.error("a part of a write failed: %s", type(error).__name__)
+        logger.debug("what failed and where", exc_info=error)  # may quote what somebody said
+        failure = error
+        connection.execute("ROLLBACK TO apart")
+    connection.execute("RELEASE apart")
+    return failure
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

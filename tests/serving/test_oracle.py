@@ -152,7 +152,7 @@ class Requests(RuleBasedStateMachine):
         return self.people[number]
 
     def ask(self, person: Person, talk: Talk, messages: list[Json], *, stream: bool, key: str | None = None) -> Json:
-        """One chat request, its prompt checked: nothing of anybody else, nothing that was deleted. Returns the reply."""
+        """One chat request, its prompt checked: nothing of anybody else, nothing that was deleted."""
         headers = {"x-memory-user-id": person.user}
         headers |= {"x-memory-session-id": talk.session} if talk.session else {}
         headers |= {"idempotency-key": key} if key else {}
@@ -238,7 +238,7 @@ class Requests(RuleBasedStateMachine):
 
     @rule(who=WHO, pick=PICK, stream=st.booleans())
     def retry(self, who: int, pick: int, stream: bool) -> None:
-        """With an idempotency key: at once, when only the reply is new; and with another message, which is not stored."""
+        """With an idempotency key: at once, when only the reply is new; with another message, nothing is stored."""
         person = self.person(who)
         talk = self.talk(person, pick)
         if talk is None:
@@ -428,7 +428,8 @@ def _reply(body: Json) -> tuple[str, Json]:
 
 def _read(text: str) -> tuple[str, Json]:
     """The reply and the memory object of a stream."""
-    said, memory = "", {}
+    said = ""
+    memory: Json = {}
     for line in text.splitlines():
         if line.startswith("data: {"):
             part = json.loads(line.removeprefix("data: "))
