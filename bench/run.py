@@ -46,6 +46,12 @@ BENCHES = {
         ("--mixed", "--messages", "1000", "--users", "50"),
         ("--mixed", "--stub", "--messages", "200", "--users", "10", "--idle-seconds", "1", "--dry"),
     ),
+    "chaos": Bench(
+        "bench.bench_chaos",
+        "what clients see and what is stored when things break",
+        (),
+        ("--small", "--dry"),
+    ),
     "recall": Bench(
         "bench.bench_recall",
         "what each term of the ranking contributes",
