@@ -27,7 +27,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.chaos_clients import Account, Talkers, replies
+from bench.chaos_clients import Account, Talkers, replies, wants_stream
 from bench.harness import Table
 from tests.support.server import STUB_ENCODERS, Server
 from tests.support.upstream import Abort, Hang, ScriptedUpstream, Seen, Step, chunk, chunked, event, whole
@@ -120,10 +120,10 @@ def damaged_while_running(ground: Ground) -> Account:
         sound = ground.file.read_bytes()
         garbage = _overwrite(ground.file, sound)
         account.turns += talkers.many(lambda: server.url, ground.chats)
-        health = httpx.get(f"{server.url}/health", timeout=30).status_code
+        health = httpx.get(f"{server.url}/health/ready", timeout=30).status_code
     finally:
         server.stop()
-    account.remarks.append(f"/health while damaged: {health}")
+    account.remarks.append(f"/health/ready while damaged: {health}")
     now = ground.file.read_bytes()
     if any(now[at : at + PAGE] == bad for at, bad in garbage.items()):
         _refused(ground, account)
@@ -140,17 +140,17 @@ def damaged_while_running(ground: Ground) -> Account:
 
 def failing_upstream(ground: Ground) -> Account:
     """The model server hangs, resets, says 500, or dies in the middle of its answers."""
-    account, talkers, chance = Account(), Talkers(), random.Random(7)
-    sound = replies()
-    numbers = itertools.count()
+    account, talkers = Account(), Talkers()
+    sound, numbers = replies(), itertools.count()
 
     def answer(seen: Seen) -> Sequence[Step]:
-        if chance.random() < 0.4:
-            return sound(seen)
-        begun = chunked([event(chunk({"content": f"Half an answer{next(numbers)}"}))], end=False)
-        error = whole({"error": {"message": "broken"}}, 500)
-        ends: list[Sequence[Step]] = [[*begun, Hang()], [*begun, Abort()], [*begun, b"0\r\n\r\n"]]
-        return chance.choice([[Hang()], [Abort()], error, *(ends if seen.json().get("stream") else [])])
+        number = next(numbers)
+        begun = chunked([event(chunk({"content": f"Half an answer{number}"}))], end=False)
+        failures: list[Sequence[Step]] = [[Hang()], [Abort()], whole({"error": {"message": "broken"}}, 500)]
+        if wants_stream(seen):
+            failures += [[*begun, Hang()], [*begun, Abort()], [*begun, b"0\r\n\r\n"]]
+        kind = number % 8
+        return failures[kind] if kind < len(failures) else sound(seen)
 
     ground.upstream.answer = answer
     with ground.server() as server:
@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.names or SCENARIOS:
         with tempfile.TemporaryDirectory() as directory, ScriptedUpstream() as upstream:
             upstream.answer = replies()
-            account = accounts[name] = SCENARIOS[name](Ground(Path(directory), upstream, 40 if args.small else 200))
+            account = accounts[name] = SCENARIOS[name](Ground(Path(directory), upstream, 24 if args.small else 200))
         for seen, count in sorted(account.seen.items()):
             table.value({"scenario": name, "seen": seen}, "requests", "requests", count)
         for reason, count in sorted(account.degraded.items()):

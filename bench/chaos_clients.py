@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -145,13 +146,18 @@ def read_turn(said: str, raw: bytes, seen: str) -> Turn:
     return Turn(said, seen, reply, bool(memory.get("stored")), memory.get("degraded"))
 
 
+def wants_stream(seen: Seen) -> bool:
+    """Whether the request, or as much of it as arrived, asks for a stream."""
+    return re.search(rb'"stream": ?true', seen.body) is not None
+
+
 def replies(words: int = 3) -> Callable[[Seen], Sequence[Step]]:
     """A model server whose every reply is one that nobody has heard before."""
     numbers = itertools.count()
 
     def answer(seen: Seen) -> Sequence[Step]:
         said = [f"word{n} " for n in range(words - 1)] + [f"reply{next(numbers)}"]
-        if seen.json().get("stream"):
+        if wants_stream(seen):
             return chunked([*(event(chunk({"content": word})) for word in said), event(chunk({}, "stop")), DONE])
         return whole(completion("".join(said)))
 

@@ -214,6 +214,11 @@ class LocalEngine(Curated):
         return normalize(messages, timestamp=None, zone=self._zone, last_event_time=last_event_time, now=now)
 
     @property
+    def is_sound(self) -> bool:
+        """Whether what is told can be stored, as far as is known."""
+        return self._db.is_sound
+
+    @property
     def queued_tokens(self) -> int:
         """Tokens that wait for the device."""
         return self._worker.queued_tokens
