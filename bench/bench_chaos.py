@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -61,14 +62,14 @@ def disk_full(ground: Ground) -> Account:
     """No file may grow any more while clients talk; then there is room again."""
     account, talkers = Account(), Talkers()
     with ground.server() as server:
-        account.turns += talkers.many(lambda: server.url, ground.chats)
+        account.turns += talkers.many(server.url, ground.chats)
         unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
         written = ground.file.with_name("memory.db-wal").stat().st_size
         for room in (written + 8 * PAGE, PAGE):  # full soon, and then for everything
             resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (room, unlimited[1]))
-            account.turns += talkers.many(lambda: server.url, ground.chats // 2)
+            account.turns += talkers.many(server.url, ground.chats // 2)
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
-        after = talkers.many(lambda: server.url, ground.chats // 4)
+        after = talkers.many(server.url, ground.chats // 4)
         account.turns += after
         account.remarks.append(f"with room again, {sum(turn.stored for turn in after)} of {len(after)} turns stored")
         account.settle(server)
@@ -83,8 +84,7 @@ def killed(ground: Ground) -> Account:
         server = ground.server().wait_ready()
         killer = threading.Timer(chance.uniform(0.5, 1.5), server.process.kill)
         killer.start()
-        url, is_dead = server.url, server.process.poll
-        account.turns += talkers.many(lambda url=url: url, 10_000, until=lambda dead=is_dead: dead() is not None)
+        account.turns += talkers.many(server.url, 10_000, until=partial(_is_dead, server))
         killer.join()
         server.kill()
     with ground.server() as server:
@@ -97,13 +97,13 @@ def damaged_while_stopped(ground: Ground) -> Account:
     """Pages are overwritten between two runs."""
     account, talkers = Account(), Talkers()
     with ground.server() as server:
-        account.turns += talkers.many(lambda: server.url, ground.chats)
+        account.turns += talkers.many(server.url, ground.chats)
     sound = ground.file.read_bytes()
     _overwrite(ground.file, sound)
     _refused(ground, account)
     ground.file.write_bytes(sound)
     with ground.server() as server:
-        account.turns += talkers.many(lambda: server.url, ground.chats // 4)
+        account.turns += talkers.many(server.url, ground.chats // 4)
         account.settle(server)
     account.remarks.append("with the pages restored, everything is there")
     return account
@@ -113,13 +113,13 @@ def damaged_while_running(ground: Ground) -> Account:
     """Pages are overwritten under a server that goes on; then it is stopped, and the pages are restored."""
     account, talkers = Account(), Talkers()
     with ground.server() as server:
-        account.turns += talkers.many(lambda: server.url, ground.chats)
+        account.turns += talkers.many(server.url, ground.chats)
         httpx.post(f"{server.url}/v1/memory/flush", json={}, timeout=60).raise_for_status()
     server = ground.server().wait_ready()
     try:
         sound = ground.file.read_bytes()
         garbage = _overwrite(ground.file, sound)
-        account.turns += talkers.many(lambda: server.url, ground.chats)
+        account.turns += talkers.many(server.url, ground.chats)
         health = httpx.get(f"{server.url}/health/ready", timeout=30).status_code
     finally:
         server.stop()
@@ -154,7 +154,7 @@ def failing_upstream(ground: Ground) -> Account:
 
     ground.upstream.answer = answer
     with ground.server() as server:
-        account.turns += talkers.many(lambda: server.url, ground.chats)
+        account.turns += talkers.many(server.url, ground.chats)
         account.settle(server)
         rows = httpx.get(f"{server.url}/v1/memory/export", timeout=60).text
     kept = sum(turn.said in rows for turn in account.turns)
@@ -186,6 +186,10 @@ SCENARIOS: dict[str, Callable[[Ground], Account]] = {
     "model server fails": failing_upstream,
     "200 streams, half of them left": crowd,
 }
+
+
+def _is_dead(server: Server) -> bool:
+    return server.process.poll() is not None
 
 
 def _overwrite(file: Path, sound: bytes) -> dict[int, bytes]:

@@ -104,10 +104,10 @@ class Talkers:
             return read_turn(said, got, "broken off")
         return read_turn(said, got, str(answer.status_code))
 
-    def many(self, url: Callable[[], str], count: int, *, until: Callable[[], bool] = lambda: False) -> list[Turn]:
+    def many(self, url: str, count: int, *, until: Callable[[], bool] = lambda: False) -> list[Turn]:
         """So many chats over a few threads, or fewer if it is time to stop."""
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            found = pool.map(lambda _: None if until() else self.one(url()), range(count))
+            found = pool.map(lambda _: None if until() else self.one(url), range(count))
             return [turn for turn in found if turn is not None]
 
     async def crowd(self, url: str, count: int, share: float) -> list[Turn]:
@@ -131,7 +131,8 @@ class Talkers:
 def read_turn(said: str, raw: bytes, seen: str) -> Turn:
     """What the bytes of an answer, or of the beginning of one, tell."""
     text = raw.decode(errors="replace")
-    reply, memory, failed = "", {}, False
+    reply, failed = "", False
+    memory: Json = {}
     for line in text.splitlines() if text.startswith("data:") else [f"data: {text}"]:
         try:
             part = json.loads(line.removeprefix("data: "))

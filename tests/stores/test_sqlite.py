@@ -114,10 +114,11 @@ async def test_damage_that_shows_up_ends_all_writing(tmp_path: Path) -> None:
     sound = path.read_bytes()
     path.write_bytes(sound[: 2 * 4096] + b"\xff" * (len(sound) - 2 * 4096))
     database = Database(path)
-    assert database.is_sound
+    sound_at = [database.is_sound]
     with pytest.raises(CorruptStore):
         await database.read(lambda connection: connection.execute("SELECT max(length(x)) FROM t").fetchall())
-    assert not database.is_sound
+    sound_at.append(database.is_sound)
+    assert sound_at == [True, False]
     for write in (database.write, database.write_alone):
         with pytest.raises(CorruptStore, match="nothing is stored"):
             await write(lambda connection: connection.execute("CREATE TABLE other (n)") and None)
