@@ -40,6 +40,37 @@ def test_a_model_server_that_complains_about_a_prompt(tmp_path: Path) -> None:
     assert CANARY not in log
 
 
+def test_what_keeps_the_stages_waiting_quotes_nobody_to_others(tmp_path: Path) -> None:
+    settings = (*STUB_ENCODERS, "extract.mode=llm", "lm.model=m", "runtime.backoff_seconds=0.01")
+    keys = tmp_path / "keys.toml"
+    keys.write_text(
+        '[[keys]]\nkey = "red"\ntenant = "red"\n[[keys]]\nkey = "blue"\ntenant = "blue"\n'
+        '[[keys]]\nkey = "root"\ntenant = "red"\nadmin = true\n'
+    )
+    keys.chmod(0o600)
+    with ScriptedUpstream() as scripted:
+        scripted.answer = lambda seen: whole({"error": {"message": f"cannot read {seen.body.decode()}"}}, 500)
+        arguments = ["--upstream", scripted.url, "--keys", str(keys)]
+        with Server(tmp_path / "data", settings, arguments) as server:
+
+            def call(route: str, key: str, **body: Any) -> httpx.Response:
+                headers = {"authorization": f"Bearer {key}"}
+                return httpx.post(f"{server.url}/v1/memory/{route}", json=body, headers=headers, timeout=30)
+
+            said = [{"role": "user", "content": CANARY}]
+            call("add", "blue", user_id="bob", messages=said, session_id="s").raise_for_status()
+            assert call("flush", "blue", user_id="bob").status_code == 503  # from now on a stage waits
+            harmless = [{"role": "user", "content": "hello"}]
+            for answer in (
+                call("add", "red", user_id="ann", messages=harmless, session_id="s", wait=True),
+                call("flush", "red", user_id="ann"),
+            ):
+                assert answer.status_code == 503
+                assert CANARY not in answer.text
+                assert "tried again" in answer.json()["error"]["message"]
+            assert "answered 500" in call("flush", "root", user_id="ann").json()["error"]["message"]
+
+
 @pytest.mark.parametrize("method", ["look", "newest", "open", "close", "salt"])
 async def test_a_store_that_fails_under_a_chat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str

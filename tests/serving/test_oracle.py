@@ -10,9 +10,11 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from tests.support.server import STUB_ENCODERS, Server
 from tests.support.upstream import DONE, ScriptedUpstream, Seen, Step, chunk, chunked, completion, event, whole
 
 NUM_TENANTS, NUM_NAMES = 5, 10
-EXAMPLES, STEPS = 8, 125
+EXAMPLES, STEPS = 8, 80
 SETTINGS = (
     *STUB_ENCODERS,
     *("extract.mode=extractive", "chat.budget_ms=60000"),
@@ -159,7 +161,9 @@ class Requests(RuleBasedStateMachine):
         body = {"messages": messages, "stream": stream}
         answer = self.world.call("POST", "/v1/chat/completions", person, json=body, headers=headers)
         assert answer.status_code == 200, answer.text
-        prompt = set(WORD.findall(self.world.upstream.seen[-1].body.decode()))
+        last = WORD.findall(messages[-1]["content"])[0]
+        seen = next(one for one in reversed(self.world.upstream.seen) if last.encode() in one.body)
+        prompt = set(WORD.findall(seen.body.decode()))
         own = set(person.words("active", "superseded")) | set(WORD.findall(json.dumps(messages)))
         assert prompt <= own, f"{prompt - own} in a prompt of {person.user}"
         text, memory = _read(answer.text) if stream else _reply(answer.json())
@@ -254,6 +258,54 @@ class Requests(RuleBasedStateMachine):
         answer = self.world.call("POST", "/v1/chat/completions", person, json=body, headers=headers)
         memory = answer.json()["memory"]
         assert (memory["stored"], memory["degraded"]) == (False, "conflict")
+
+    @rule(who=WHO, pick=PICK, streams=st.tuples(st.booleans(), st.booleans()), keyed=st.booleans())
+    def race(self, who: int, pick: int, streams: tuple[bool, bool], keyed: bool) -> None:
+        """The same request twice at the same time: its message is stored once, and one of the two replies stays."""
+        person = self.person(who)
+        talk = self.talk(person, pick)
+        if talk is None:
+            return
+        message = {"role": "user", "content": self.fact()}
+        copy = self.told(person, message["content"])
+        messages = [*talk.messages(), message]
+        key = f"k{next(self.world.words)}" if keyed else None
+        replies = self.at_once(
+            *(partial(self.ask, person, talk, messages, stream=stream, key=key) for stream in streams)
+        )
+        assert any(reply["stored"] for reply in replies)
+        rows = [row for row in self.world.export(person) if row["type"] == "message"]
+        talk.said.append((message, copy))
+        kept = {row["content"]: row["superseded_at"] is None for row in rows}
+        assert sum(kept.get(reply["text"], False) for reply in replies) == 1
+        for reply in sorted(replies, key=lambda reply: kept.get(reply["text"], False)):
+            if reply["text"] in kept:
+                self.reply(person, talk, reply["text"])
+                if not kept[reply["text"]]:
+                    person.take_back([talk.said.pop()])
+
+    @rule(whos=st.lists(WHO, min_size=2, max_size=4, unique=True), pick=PICK)
+    def crowd(self, whos: list[int], pick: int) -> None:
+        """Several users at the same time."""
+        people = [self.person(who) for who in whos]
+        talks = [self.talk(person, pick) or Talk(None) for person in people]
+        said = [{"role": "user", "content": self.fact()} for _ in people]
+        replies = self.at_once(
+            *(
+                partial(self.ask, person, talk, [*talk.messages(), message], stream=bool(n % 2))
+                for n, (person, talk, message) in enumerate(zip(people, talks, said, strict=True))
+            )
+        )
+        for person, talk, message, reply in zip(people, talks, said, replies, strict=True):
+            assert reply["stored"] is True
+            if talk not in person.talks:
+                person.talks.append(talk)
+            talk.said.append((message, self.told(person, message["content"])))
+            self.reply(person, talk, reply["text"])
+
+    def at_once(self, *calls: Callable[[], Json]) -> list[Json]:
+        with ThreadPoolExecutor(len(calls)) as pool:
+            return [future.result() for future in [pool.submit(call) for call in calls]]
 
     @rule(who=WHO, pick=PICK)
     def late_retry(self, who: int, pick: int) -> None:
