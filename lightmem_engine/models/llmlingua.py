@@ -25,8 +25,7 @@ class LlmLinguaClassifier:
 
     def __init__(self, encoder: Encoder, *, layers: Sequence[int] = ()) -> None:
         """`encoder` must have been loaded with its labels (drop, keep); another head is a `ConfigError`."""
-        head = getattr(encoder.model, "classifier", None)
-        if head is None or getattr(head, "out_features", 0) != 2:
+        if encoder.body.labels != 2:
             raise ConfigError(
                 f"{encoder.checkpoint.directory} has no two-label token classifier, so it is no LLMLingua-2"
             )
@@ -35,7 +34,7 @@ class LlmLinguaClassifier:
         self.name = f"llmlingua({encoder.checkpoint.name})"
         self.max_tokens = encoder.max_tokens
         tokens: list[str] = encoder.tokenizer.convert_ids_to_tokens(range(len(encoder.tokenizer)))
-        is_bert = encoder.model.config.model_type == "bert"
+        is_bert = encoder.family == "bert"
         self._begins = torch.tensor([_begins_word(token, is_bert) for token in tokens])
         self._blank = torch.tensor([token == _META for token in tokens])
         self._special = torch.zeros(len(tokens), dtype=torch.bool)
@@ -48,7 +47,7 @@ class LlmLinguaClassifier:
     def score(self, windows: Sequence[Window]) -> list[WindowScores]:
         """One pass over all windows. A window longer than `max_tokens` raises `InvalidInput`."""
         results: dict[int, WindowScores] = {}
-        for found in read_windows(self.encoder, windows, layers=self.layers):
+        for found in read_windows(self.encoder, windows, layers=self.layers, logits=True):
             results[found.index] = WindowScores(self._words(windows[found.index], found), found.attention, found.mass)
         return [results[i] for i in range(len(windows))]
 
