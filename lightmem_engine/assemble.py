@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,18 +36,19 @@ from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.stores.user_index import UserIndex
 from lightmem_engine.types import Priority, Segment, Vectors, Window
 
-CLASSIFY, EMBED = "classify", "embed"
+CLASSIFY, EMBED, SHORTEN = "classify", "embed", "shorten"
 # A search waits for at most one background batch, a quarter of this: about .2 s of MiniLM on two CPU cores.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """The two models of the sensory stage, on one device."""
+    """The two models of the sensory stage, on one device, and what compresses messages one by one if configured."""
 
     classifier: TokenClassifier
     embedder: Embedder
     device: Device
+    shorten: Callable[[Sequence[str]], list[str]] | None = None
 
 
 def load_encoders(config: EngineConfig) -> Encoders:
@@ -71,20 +72,20 @@ def load_encoders(config: EngineConfig) -> Encoders:
         sentence = Encoder(checkpoint, device=device.kind, dtype=dtype)
     embedder: Embedder = StubEmbedder() if config.embedder.stub or sentence is None else SentenceEmbedder(sentence)
     classifier: TokenClassifier
+    shorten: Callable[[Sequence[str]], list[str]] | None = None
     match config.classifier.source:
         case "stub":
             classifier = StubClassifier(config.classifier.window_tokens)
         case "llmlingua":
-            from lightmem_engine.models.llmlingua import LlmLinguaClassifier
+            from lightmem_engine.models import lingua_messages
 
-            labelled = Encoder(locate(config.classifier.model), device=device.kind, dtype=dtype, labels=True)
-            classifier = LlmLinguaClassifier(labelled, layers=config.classifier.layers)
+            classifier, shorten = lingua_messages.load(config.classifier, config.compress.rate, device.kind, dtype)
         case "saliency":
             from lightmem_engine.models.saliency import SaliencyClassifier
 
             assert sentence is not None
             classifier = SaliencyClassifier(sentence, layers=config.classifier.layers)
-    return Encoders(classifier, embedder, device)
+    return Encoders(classifier, embedder, device, shorten)
 
 
 def choose_lm(config: EngineConfig) -> tuple[str, str]:
@@ -138,6 +139,10 @@ class ModelCalls:
         """One classifier pass over all windows."""
         sizes = [sum(map(_estimate, window.texts)) for window in windows]
         return await self._worker.run(CLASSIFY, windows, sizes, self._priority)
+
+    async def shorten(self, texts: Sequence[str]) -> list[Any]:
+        """Each text compressed by itself."""
+        return await self._worker.run(SHORTEN, texts, list(map(_estimate, texts)), self._priority)
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """float32 [n, dim], unit rows."""
@@ -228,6 +233,7 @@ def _worker(config: EngineConfig, encoders: Encoders) -> DeviceWorker:
     worker = DeviceWorker(batch_tokens, config.runtime.max_queued_tokens, tidy=give_back_memory)
     worker.add_lane(CLASSIFY, encoders.classifier.score)
     worker.add_lane(EMBED, encoders.embedder.encode)
+    worker.add_lane(SHORTEN, encoders.shorten or list)
     return worker
 
 
@@ -240,6 +246,7 @@ def _sensory(config: EngineConfig, encoders: Encoders, calls: ModelCalls) -> Sen
         compress=config.compress,
         max_words=config.extract.max_words,
         attend="users" if config.segment.mode == "paper" else "turns",
+        shorten=None if encoders.shorten is None else calls.shorten,
     )
 
 

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.models.checkpoint import Checkpoint, progress_on_terminals_only
+from lightmem_engine.models.lingua_tables import Family
 from lightmem_engine.models.packed import Captured, PackedBody
 from lightmem_engine.types import Vectors
 
@@ -72,7 +73,7 @@ class Encoder:
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 raise ConfigError(f"{checkpoint.directory} cannot be loaded: {error}") from error
         model.requires_grad_(False)
-        self.family = "bert" if config.model_type == "bert" else "xlm-roberta"
+        self.family: Family = "bert" if config.model_type == "bert" else "xlm-roberta"
         self.body = PackedBody(model.to(self.device).eval())
         self.num_layers = int(config.num_hidden_layers)
         self.num_heads = int(config.num_attention_heads)

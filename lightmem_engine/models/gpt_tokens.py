@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lightmem_engine.errors import BackendUnavailable, ConfigError
 
-_FILE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # how tiktoken's cache names cl100k_base.tiktoken
+FILE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # how tiktoken's cache names cl100k_base.tiktoken
 
 
 def load_counter() -> Callable[[str], int]:
@@ -28,6 +28,6 @@ def load_counter() -> Callable[[str], int]:
     except (OSError, ValueError) as error:  # a download that failed, or one that is damaged
         raise BackendUnavailable(
             f"tiktoken's table cl100k_base cannot be downloaded ({error}); without network, put it as a file called "
-            f"{_FILE} into a folder and name that in TIKTOKEN_CACHE_DIR"
+            f"{FILE} into a folder and name that in TIKTOKEN_CACHE_DIR"
         ) from error
     return lambda text: len(encoding.encode(text, disallowed_special=()))

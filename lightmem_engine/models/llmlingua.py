@@ -23,13 +23,17 @@ class LlmLinguaClassifier:
     a window holds several turns with true special tokens around them, not one message padded to the full length.
     """
 
-    def __init__(self, encoder: Encoder, *, layers: Sequence[int] = ()) -> None:
-        """`encoder` must have been loaded with its labels (drop, keep); another head is a `ConfigError`."""
+    def __init__(self, encoder: Encoder, *, layers: Sequence[int] = (), score_words: bool = True) -> None:
+        """`encoder` must have been loaded with its labels (drop, keep); another head is a `ConfigError`.
+
+        Without `score_words` only the attention between texts is computed and texts come back without words.
+        """
         if encoder.body.labels != 2:
             raise ConfigError(
                 f"{encoder.checkpoint.directory} has no two-label token classifier, so it is no LLMLingua-2"
             )
         self.encoder = encoder
+        self._score_words = score_words
         self.layers = check_layers(layers, encoder)
         self.name = f"llmlingua({encoder.checkpoint.name})"
         self.max_tokens = encoder.max_tokens
@@ -47,12 +51,13 @@ class LlmLinguaClassifier:
     def score(self, windows: Sequence[Window]) -> list[WindowScores]:
         """One pass over all windows. A window longer than `max_tokens` raises `InvalidInput`."""
         results: dict[int, WindowScores] = {}
-        for found in read_windows(self.encoder, windows, layers=self.layers, logits=True):
+        for found in read_windows(self.encoder, windows, layers=self.layers, logits=self._score_words):
             results[found.index] = WindowScores(self._words(windows[found.index], found), found.attention, found.mass)
         return [results[i] for i in range(len(windows))]
 
     def _words(self, window: Window, found: WindowPass) -> tuple[tuple[Word, ...], ...]:
-        assert found.logits is not None
+        if found.logits is None:
+            return ((),) * len(window.texts)
         keep = found.logits.softmax(-1)[:, 1].tolist()
         return tuple(
             tuple(self._merged(window.texts[t], found, t, keep)) if t >= window.num_context else ()

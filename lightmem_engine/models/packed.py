@@ -106,10 +106,11 @@ class PackedBody:
         self._activation: Callable[[torch.Tensor], torch.Tensor] | None = (
             None if exact_gelu else ACT2FN[config.hidden_act]
         )
-        head = getattr(model, "classifier", None)
-        is_linear = isinstance(head, torch.nn.Linear)
-        self._head = _Linear(head.weight.detach(), head.bias.detach()) if is_linear else None
-        self.labels = int(head.out_features) if is_linear else 0
+        head: Any = getattr(model, "classifier", None)
+        if not isinstance(head, torch.nn.Linear):
+            head = None
+        self._head = None if head is None else _linear(head)
+        self.labels = 0 if head is None else int(head.out_features)
         self.vocabulary = int(self._words.shape[0])
 
     def classify(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -173,7 +174,7 @@ class PackedBody:
             longest = torch.arange(first, first + max(lengths, default=0), device=device)
             return torch.cat([longest[:length] for length in lengths])
         real = (ids != self._padding).long()
-        counted = torch.cat([part.cumsum(0) for part in real.split(list(lengths))])
+        counted = torch.cat([part.cumsum(0) for part in torch.split(real, list(lengths))])
         return counted * real + self._padding
 
 
@@ -213,8 +214,9 @@ def _varlen(qkv: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor | None:
     bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=qkv.device)
     longest = max(lengths)
     q, k, v = (part.contiguous() for part in qkv.unbind(1))
-    found: torch.Tensor = varlen_attn(q, k, v, bounds, bounds, longest, longest)
-    return found
+    found: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest)
+    mixed: torch.Tensor = found[0] if isinstance(found, tuple) else found
+    return mixed
 
 
 def _norm(module: Any) -> _Norm:

@@ -64,7 +64,7 @@ def test_a_hidden_token_is_not_seen_by_the_others(folder: Path) -> None:
     model, body, texts = load(folder), PackedBody(load(folder)), sequences()
     visible = [torch.ones(len(ids), dtype=torch.bool) for ids in texts]
     visible[5][7] = visible[8][0] = False
-    found = hidden(body, texts, visible=torch.cat(visible)).split(list(LENGTHS))
+    found = torch.split(hidden(body, texts, visible=torch.cat(visible)), list(LENGTHS))
     for ids, shown, own in zip(texts, visible, found, strict=True):
         theirs = model.base_model(ids[None], attention_mask=shown[None].long()).last_hidden_state[0]
         torch.testing.assert_close(own[shown], theirs[shown], atol=1e-4, rtol=1e-4)
@@ -106,7 +106,7 @@ def test_only_what_is_asked_for_is_computed(folder: Path, monkeypatch: pytest.Mo
 
 def test_neighbours_change_nothing(folder: Path) -> None:
     body, texts = PackedBody(load(folder)), sequences()
-    together = hidden(body, texts).split(list(LENGTHS))
+    together = torch.split(hidden(body, texts), list(LENGTHS))
     for ids, own in zip(texts, together, strict=True):
         np.testing.assert_allclose(hidden(body, [ids]), own, atol=1e-4)
 
