@@ -61,6 +61,7 @@ def load_encoders(config: EngineConfig) -> Encoders:
     device = choose(config.device)  # before anything else imports torch
     import torch
 
+    from lightmem_engine.models import lingua_messages
     from lightmem_engine.models.checkpoint import locate
     from lightmem_engine.models.encoder import Encoder, SentenceEmbedder
     from lightmem_engine.models.packaged import packaged_minilm
@@ -77,14 +78,13 @@ def load_encoders(config: EngineConfig) -> Encoders:
         case "stub":
             classifier = StubClassifier(config.classifier.window_tokens)
         case "llmlingua":
-            from lightmem_engine.models import lingua_messages
-
-            classifier, shorten = lingua_messages.load(config.classifier, config.compress.rate, device.kind, dtype)
+            classifier, shorten = lingua_messages.load(config, device.kind, dtype)
         case "saliency":
             from lightmem_engine.models.saliency import SaliencyClassifier
 
             assert sentence is not None
-            classifier = SaliencyClassifier(sentence, layers=config.classifier.layers)
+            layers, edges = config.classifier.layers, config.segment.edge_tokens
+            classifier = SaliencyClassifier(sentence, layers=layers, edge_tokens=edges)
     return Encoders(classifier, embedder, device, shorten)
 
 

@@ -99,6 +99,11 @@ class SegmentConfig:
     lookahead: int = option(4, "units of dialogue read past a gap before it is decided")
     max_tokens: int = option(16384, "compressed tokens after which a segment ends even without a change of topic")
 
+    @property
+    def edge_tokens(self) -> int:
+        """Tokens at either end of a window whose attention is not read, special tokens counted."""
+        return 3 if self.mode == "paper" else 1
+
     def __post_init__(self) -> None:
         check(self.lookahead >= 1, "segment.lookahead must be at least 1")
         check(self.max_tokens >= 64, "segment.max_tokens must be at least 64")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from lightmem_engine.config import ClassifierConfig
+from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.models.checkpoint import locate
 from lightmem_engine.models.encoder import Encoder
@@ -20,18 +20,23 @@ from lightmem_engine.models.llmlingua import LlmLinguaClassifier
 
 
 def load(
-    config: ClassifierConfig, rate: float, device: str, dtype: torch.dtype
+    config: EngineConfig, device: str, dtype: torch.dtype
 ) -> tuple[LlmLinguaClassifier, Callable[[Sequence[str]], list[str]] | None]:
     """The configured checkpoint as a classifier of windows and, in mode `per_message`, what compresses messages.
 
     Both share the weights. Raises what `Encoder`, `MessageCompressor` and `load_counter` raise.
     """
-    encoder = Encoder(locate(config.model), device=device, dtype=dtype, labels=True)
-    is_alone = config.mode == "per_message"
-    classifier = LlmLinguaClassifier(encoder, layers=config.layers, score_words=not is_alone)
+    chosen = config.classifier
+    encoder = Encoder(locate(chosen.model), device=device, dtype=dtype, labels=True)
+    is_alone = chosen.mode == "per_message"
+    classifier = LlmLinguaClassifier(
+        encoder, layers=chosen.layers, edge_tokens=config.segment.edge_tokens, score_words=not is_alone
+    )
     if not is_alone:
         return classifier, None
-    compressor = MessageCompressor(encoder, load_counter(), rate=rate, special_tokens=config.special_tokens)
+    compressor = MessageCompressor(
+        encoder, load_counter(), rate=config.compress.rate, special_tokens=chosen.special_tokens
+    )
     return classifier, compressor.shorten
 
 

@@ -23,9 +23,12 @@ class LlmLinguaClassifier:
     a window holds several turns with true special tokens around them, not one message padded to the full length.
     """
 
-    def __init__(self, encoder: Encoder, *, layers: Sequence[int] = (), score_words: bool = True) -> None:
+    def __init__(
+        self, encoder: Encoder, *, layers: Sequence[int] = (), edge_tokens: int = 1, score_words: bool = True
+    ) -> None:
         """`encoder` must have been loaded with its labels (drop, keep); another head is a `ConfigError`.
 
+        layers, edge_tokens: where the attention between texts is read, see `read_windows`.
         Without `score_words` only the attention between texts is computed and texts come back without words.
         """
         if encoder.body.labels != 2:
@@ -33,7 +36,7 @@ class LlmLinguaClassifier:
                 f"{encoder.checkpoint.directory} has no two-label token classifier, so it is no LLMLingua-2"
             )
         self.encoder = encoder
-        self._score_words = score_words
+        self._score_words, self._edge_tokens = score_words, edge_tokens
         self.layers = check_layers(layers, encoder)
         self.name = f"llmlingua({encoder.checkpoint.name})"
         self.max_tokens = encoder.max_tokens
@@ -51,7 +54,9 @@ class LlmLinguaClassifier:
     def score(self, windows: Sequence[Window]) -> list[WindowScores]:
         """One pass over all windows. A window longer than `max_tokens` raises `InvalidInput`."""
         results: dict[int, WindowScores] = {}
-        for found in read_windows(self.encoder, windows, layers=self.layers, logits=self._score_words):
+        for found in read_windows(
+            self.encoder, windows, layers=self.layers, edge_tokens=self._edge_tokens, logits=self._score_words
+        ):
             results[found.index] = WindowScores(self._words(windows[found.index], found), found.attention, found.mass)
         return [results[i] for i in range(len(windows))]
 

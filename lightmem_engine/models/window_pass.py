@@ -74,15 +74,22 @@ def lay_out(encoder: Encoder, windows: Sequence[Window]) -> list[LaidOut]:
 
 
 def read_windows(
-    encoder: Encoder, windows: Sequence[Window], *, layers: Sequence[int], received: bool = False, logits: bool = False
+    encoder: Encoder,
+    windows: Sequence[Window],
+    *,
+    layers: Sequence[int],
+    edge_tokens: int = 1,
+    received: bool = False,
+    logits: bool = False,
 ) -> Iterator[WindowPass]:
     """Run every window once, windows of similar length together; results come in any order.
 
-    Attention between texts is read in `layers`; no map of it is kept. Without `logits` the pass ends there.
+    Attention between texts is read in `layers`, without the first and last `edge_tokens` of a window, special tokens
+    counted; no map of it is kept. Without `logits` the pass ends there.
     """
     layouts = lay_out(encoder, windows)
     for batch in encoder.batches([layout.ids for layout in layouts]):
-        reduction = _Reduction(encoder, batch, [layouts[row] for row in batch.rows], layers, received)
+        reduction = _Reduction(encoder, batch, [layouts[row] for row in batch.rows], layers, edge_tokens, received)
         hidden = encoder.forward(batch, layers=reduction.wanted(), sink=reduction, hidden=logits)
         yield from reduction.passes(None if hidden is None else encoder.body.classify(hidden))
 
@@ -91,14 +98,21 @@ class _Reduction:
     """Folds q and k of one batch, layer by layer, into sums per text and per token."""
 
     def __init__(
-        self, encoder: Encoder, batch: Batch, layouts: Sequence[LaidOut], layers: Sequence[int], received: bool
+        self,
+        encoder: Encoder,
+        batch: Batch,
+        layouts: Sequence[LaidOut],
+        layers: Sequence[int],
+        edge_tokens: int,
+        received: bool,
     ) -> None:
         self.batch, self.layouts, self.layers = batch, layouts, tuple(layers)
         self.num_heads, self.last = encoder.num_heads, encoder.num_layers - 1
         self.bounds = batch.bounds()
-        self.segments = torch.cat([layout.segments for layout in layouts]).to(batch.ids.device)
-        num_texts = max(layout.num_texts for layout in layouts)
         device = batch.ids.device
+        self.segments = torch.cat([layout.segments for layout in layouts]).to(device)
+        self.inner = torch.cat([_inner(layout.segments, edge_tokens) for layout in layouts]).to(device)
+        num_texts = max(layout.num_texts for layout in layouts)
         self.adjacent = torch.zeros(len(layouts), num_texts, 3, device=device)
         self.received = torch.zeros(len(self.segments), device=device) if received else None
 
@@ -107,12 +121,12 @@ class _Reduction:
 
     def __call__(self, captured: Captured) -> None:
         if captured.layer in self.layers:
-            self._reduce(captured, "adjacent", self.adjacent)
+            self._reduce(captured, self.inner, "adjacent", self.adjacent)
         if captured.layer == self.last and self.received is not None:
-            self._reduce(captured, "received", self.received)
+            self._reduce(captured, self.segments, "received", self.received)
 
-    def _reduce(self, captured: Captured, mode: Any, into: torch.Tensor) -> None:
-        segments, bounds = self.segments, self.bounds
+    def _reduce(self, captured: Captured, segments: torch.Tensor, mode: Any, into: torch.Tensor) -> None:
+        bounds = self.bounds
         segment_attention(
             captured.q,
             captured.k,
@@ -144,3 +158,11 @@ class _Reduction:
                 received=None if received is None else received[inner],
                 logits=None if logits is None else logits[inner],
             )
+
+
+def _inner(segments: torch.Tensor, edge_tokens: int) -> torch.Tensor:
+    """The segments without the tokens at either end of a window; none at all where the ends meet."""
+    kept = torch.full_like(segments, -1)
+    inner = slice(edge_tokens, max(edge_tokens, len(segments) - edge_tokens))
+    kept[inner] = segments[inner]
+    return kept
