@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import os
 import random
 import sys
@@ -29,8 +30,10 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +105,10 @@ class Reference:
         """The package's text, or the original where it has none."""
         short: str = self.compressor.compress_prompt(text, rate=RATE)["compressed_prompt"]
         return short or text
+
+    def compress_all(self, texts: Sequence[str]) -> list[str]:
+        """Each by itself."""
+        return [self.compress(text) for text in texts]
 
     def matrix(self, texts: Sequence[str]) -> list[list[float]]:
         """Attention from each text to the earlier ones: rows sum to 1 where there is any."""
@@ -181,6 +188,7 @@ class Peak:
 
     def of(self, call: Callable[[], object]) -> float:
         """Run it, watched every few milliseconds."""
+        _give_back()
         before, done = _resident(), threading.Event()
 
         def watch() -> None:
@@ -195,6 +203,12 @@ class Peak:
             done.set()
             watcher.join()
         return self.above
+
+
+def _give_back() -> None:
+    """What the allocator holds of earlier calls would hide what this one needs."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _resident() -> float:
@@ -221,18 +235,18 @@ def measure(args: argparse.Namespace, table: Table, folder: Path, reference: Ref
             sample = texts[: args.sample]
             case = {"tokens": num_tokens, "users": users, "layers": args.layers, "threads": torch.get_num_threads()}
             calls: dict[str, Callable[[], object]] = {
-                "reference": lambda sample=sample: reference.run(sample),
-                "llmlingua": lambda sample=sample: [reference.compress(text) for text in sample],
+                "reference": partial(reference.run, sample),
+                "llmlingua": partial(reference.compress_all, sample),
             }
             for name, sensory in stages.items():
-                calls[name] = lambda sensory=sensory, texts=texts: sense(sensory, texts)
+                calls[name] = partial(sense, sensory, texts)
             sizes = {name: len(sample if name in ("reference", "llmlingua") else texts) for name in calls}
             times = interleaved(calls, args.rounds)
             for name, found in times.items():
                 table.spread(case, f"{name}, per message", "ms", [value / sizes[name] for value in found])
             medians = {name: float(np.median(found)) / sizes[name] for name, found in times.items()}
             mean = float(np.mean(encoders[""].count(texts))) + 2
-            left = float(np.mean(encoders[""].count([reference.compress(text) for text in sample]))) + 2
+            left = float(np.mean(encoders[""].count(reference.compress_all(sample)))) + 2
             bound = (operations(512, args.layers) + operations(round(left), args.layers)) / operations(
                 round(mean), args.layers
             )

@@ -219,11 +219,16 @@ class SentenceEmbedder:
         sequences = [[encoder.begin, *ids[:room], encoder.end] for ids in encoder.tokenize(texts)]
         vectors = np.zeros((len(texts), self.dim), np.float32)
         for batch in encoder.batches(sequences):
-            hidden = encoder.hidden(batch).float()
-            of = torch.repeat_interleave(
-                torch.arange(len(batch.rows), device=hidden.device), torch.tensor(batch.lengths, device=hidden.device)
-            )
-            sums = hidden.new_zeros(len(batch.rows), self.dim).index_add_(0, of, hidden)
             # The mean points where the sum does.
-            vectors[batch.rows] = torch.nn.functional.normalize(sums, dim=1).cpu().numpy()
-        return vectors
+            vectors[batch.rows] = _sums(encoder.hidden(batch).float(), batch.lengths).cpu().numpy()
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
+
+
+def _sums(hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """[b, dim], the tokens of each sequence added up."""
+    if len(lengths) == 1:  # a question waiting for its answer
+        return hidden.sum(0, keepdim=True)
+    sizes = torch.tensor(lengths, device=hidden.device)
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), sizes)
+    return hidden.new_zeros(len(lengths), hidden.shape[1]).index_add_(0, rows, hidden)

@@ -33,11 +33,12 @@ class Captured:
 
 
 def _has_onednn() -> bool:
-    """Whether oneDNN's linear layer can be called by itself; torch's float32 default (MKL) reaches half its speed on
-    processors of other makers than MKL's."""
+    """Whether oneDNN's linear layer can be called by itself, with weights laid out for it once; torch's float32 default
+    (MKL) reaches a third to half of its speed on processors of other makers than MKL's."""
     try:
         with torch.inference_mode():
-            torch.ops.mkldnn._linear_pointwise(torch.ones(1, 8), torch.ones(8, 8), torch.ones(8), "gelu", [], "none")
+            weight = torch.ops.mkldnn._reorder_linear_weight(torch.ones(8, 8), None)
+            torch.ops.mkldnn._linear_pointwise(torch.ones(1, 8), weight, torch.ones(8), "gelu", [], "none")
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     return True
@@ -46,19 +47,29 @@ def _has_onednn() -> bool:
 _ONEDNN = _has_onednn()
 
 
-@dataclass(frozen=True, slots=True)
 class _Linear:
-    weight: torch.Tensor
-    bias: torch.Tensor
+    """A linear layer; on a CPU its weights are laid out for oneDNN and the plain ones are not kept."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self._weight, self._bias = weight, bias
+        self._is_laid_out = _ONEDNN and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+        if self._is_laid_out:
+            with torch.inference_mode():
+                self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
 
     def __call__(self, x: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
-        if _ONEDNN and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16):
+        if self._is_laid_out:
             found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, self.weight, self.bias, "gelu" if gelu else "none", [], "none"
+                x, self._weight, self._bias, "gelu" if gelu else "none", [], "none"
             )
             return found
-        out = F.linear(x, self.weight, self.bias)
+        out = F.linear(x, self._weight, self._bias)
         return F.gelu(out) if gelu else out
+
+    def first(self, width: int) -> _Linear:
+        """A layer with the first `width` outputs of this one."""
+        weight = self._weight.to_dense() if self._is_laid_out else self._weight
+        return _Linear(weight[:width], self._bias[:width])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,6 @@ class _Norm:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    qk: _Linear  # the first two thirds of `qkv`, the same memory
     qkv: _Linear
     out: _Linear
     out_norm: _Norm
@@ -102,6 +112,7 @@ class PackedBody:
         self._places = embeddings.position_embeddings.weight.detach() + types[0]
         self._norm = _norm(embeddings.LayerNorm)
         self._layers = [_layer(layer) for layer in body.encoder.layer]
+        self._ends: dict[int, _Linear] = {}
         exact_gelu = config.hidden_act == "gelu"
         self._activation: Callable[[torch.Tensor], torch.Tensor] | None = (
             None if exact_gelu else ACT2FN[config.hidden_act]
@@ -142,7 +153,7 @@ class PackedBody:
             is_seen = number in wanted
             if number == last and not hidden:
                 assert sink is not None
-                q, k = layer.qk(x).view(len(x), 2, self.num_heads, -1).unbind(1)
+                q, k = self._queries_and_keys(number)(x).view(len(x), 2, self.num_heads, -1).unbind(1)
                 sink(Captured(number, q, k))
                 return None
             qkv = layer.qkv(x).view(len(x), 3, self.num_heads, -1)
@@ -151,6 +162,12 @@ class PackedBody:
                 sink(Captured(number, qkv[:, 0], qkv[:, 1], lse))
             x = self._finish(layer, x, mixed)
         return x
+
+    def _queries_and_keys(self, number: int) -> _Linear:
+        """The first two thirds of a layer's projections; made when first asked for, since few layers end a pass."""
+        if number not in self._ends:
+            self._ends[number] = self._layers[number].qkv.first(2 * self._words.shape[1])
+        return self._ends[number]
 
     def _finish(self, layer: _Layer, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Everything of a layer after its attention; row by row, so it may be done in slices."""
@@ -235,11 +252,8 @@ def _linear(*modules: Any) -> _Linear:
 
 def _layer(module: Any) -> _Layer:
     own = module.attention.self
-    qkv = _linear(own.query, own.key, own.value)
-    width = 2 * len(qkv.bias) // 3
     return _Layer(
-        qk=_Linear(qkv.weight[:width], qkv.bias[:width]),
-        qkv=qkv,
+        qkv=_linear(own.query, own.key, own.value),
         out=_linear(module.attention.output.dense),
         out_norm=_norm(module.attention.output.LayerNorm),
         up=_linear(module.intermediate.dense),
