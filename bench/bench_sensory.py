@@ -13,8 +13,9 @@ One message per user. Variants, in milliseconds per message:
 The layers are mBERT's (12 of 768) with random weights and a small vocabulary, which costs no arithmetic. GPT-3.5 counts
 are a cheap stand-in on all sides. The two sequential variants are timed on --sample messages: each is a call of its
 own, so more of them cost as much each. Embedding is on no side. Rows in bench/results/sensory.csv: the variants, the
-ratio of the reference's median to each, what arithmetic alone would allow, and peak memory. Ratios can exceed that
-bound, because it counts operations, not how fast a library does them. Exit code 1 if a goal is missed.
+ratio of the reference's median to each, what arithmetic alone would allow, how many words bfloat16 decides otherwise,
+and peak memory. Ratios can exceed that bound, because it counts operations, not how fast a library does them. Exit code
+1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,13 +41,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForTokenClassification, BertConfig, BertForTokenClassification
+from transformers import BertConfig, BertForTokenClassification
 
 from bench.harness import RESULTS, Table, interleaved
+from bench.published import Reference
 from lightmem_engine.config import CompressConfig
 from lightmem_engine.models.checkpoint import locate
 from lightmem_engine.models.encoder import Encoder
 from lightmem_engine.models.lingua_messages import MessageCompressor
+from lightmem_engine.models.lingua_options import LinguaOptions
 from lightmem_engine.models.llmlingua import LlmLinguaClassifier
 from lightmem_engine.sensory.memory import SensoryJob, SensoryMemory
 from lightmem_engine.types import Scope, Turn, Vectors, Window
@@ -92,54 +95,6 @@ def messages(count: Callable[[list[str]], list[int]], num_tokens: int, number: i
     return found
 
 
-class Reference:
-    """The published pipeline, step by step, one message after another."""
-
-    def __init__(self, folder: Path, layers: int, patch: pytest.MonkeyPatch) -> None:
-        self.compressor = lingua_texts.package(folder, patch)
-        self.model = AutoModelForTokenClassification.from_pretrained(folder, attn_implementation="eager").eval()
-        self.tokenizer = lingua_texts.tokenizer("bert")
-        self.layers = range(layers - max(1, layers // 3), layers)
-
-    def compress(self, text: str) -> str:
-        """The package's text, or the original where it has none."""
-        short: str = self.compressor.compress_prompt(text, rate=RATE)["compressed_prompt"]
-        return short or text
-
-    def compress_all(self, texts: Sequence[str]) -> list[str]:
-        """Each by itself."""
-        return [self.compress(text) for text in texts]
-
-    def matrix(self, texts: Sequence[str]) -> list[list[float]]:
-        """Attention from each text to the earlier ones: rows sum to 1 where there is any."""
-        spans, ids = [], [self.tokenizer.cls_token_id]
-        for text in texts:
-            own = self.tokenizer.encode(text, add_special_tokens=False)
-            spans.append(range(len(ids), len(ids) + len(own)))
-            ids += own
-        ids = [*ids[:511], self.tokenizer.sep_token_id]
-        with torch.no_grad():
-            maps = self.model(torch.tensor([ids]), output_attentions=True).attentions
-        whole = torch.stack([maps[layer][0] for layer in self.layers]).mean(0).mean(0).numpy()
-        inner = range(3, len(ids) - 3)
-        rows = []
-        for i, own in enumerate(spans):
-            queries = [a for a in own if a in inner]
-            row = []
-            for earlier in spans[:i]:
-                keys = [b for b in earlier if b in inner]
-                mass = [sum(float(whole[a, b]) for b in keys) for a in queries]
-                row.append(sum(mass) / len(mass) if mass else 0.0)
-            total = sum(row)
-            rows.append([value / total for value in row] if total else row)
-        return rows
-
-    def run(self, texts: Sequence[str]) -> None:
-        """Compress, then segment, each user alone."""
-        for text in texts:
-            self.matrix([self.compress(text)])
-
-
 def stage(encoder: Encoder, *, alone: bool) -> SensoryMemory:
     """The engine's sensory stage over an encoder, without an embedder."""
     classifier = LlmLinguaClassifier(encoder, score_words=not alone)
@@ -173,6 +128,17 @@ def sense(sensory: SensoryMemory, texts: Sequence[str]) -> None:
         for i, text in enumerate(texts)
     ]
     asyncio.run(sensory.sense(jobs))
+
+
+def flips(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> float:
+    """Of 1,000 words, how many bfloat16 keeps and float32 drops, or the other way round."""
+    options = LinguaOptions(rate=RATE)
+    kept = []
+    for encoder in encoders.values():
+        found = MessageCompressor(encoder, lingua_texts.gpt_tokens).compress([[text] for text in texts], options)
+        kept.append([keep for own in found for context in own.labels for _, keep in context])
+    one, other = kept
+    return 1000 * sum(a != b for a, b in zip(one, other, strict=True)) / max(1, len(one))
 
 
 def operations(num_tokens: int, layers: int) -> float:
@@ -247,10 +213,11 @@ def measure(args: argparse.Namespace, table: Table, folder: Path, reference: Ref
             medians = {name: float(np.median(found)) / sizes[name] for name, found in times.items()}
             mean = float(np.mean(encoders[""].count(texts))) + 2
             left = float(np.mean(encoders[""].count(reference.compress_all(sample)))) + 2
-            bound = (operations(512, args.layers) + operations(round(left), args.layers)) / operations(
-                round(mean), args.layers
-            )
-            table.value(case, "window, operations of the reference over its own", "x", bound)
+            theirs = operations(512, args.layers) + operations(round(left), args.layers)
+            own = operations(round(mean), args.layers)
+            table.value(case, "window, operations of the reference over its own", "x", theirs / own)
+            table.value(case, "per_message, operations of the reference over its own", "x", theirs / (2 * own))
+            table.value(case, "per_message, bf16, words decided otherwise", "per 1,000", flips(encoders, texts))
             for name in stages:
                 ratio = medians["reference"] / medians[name]
                 table.value(case, f"{name}, times the reference", "x", ratio)
@@ -282,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         folder = save_model(Path(directory), args.layers)
-        missed = measure(args, table, folder, Reference(folder, args.layers, patch))
+        missed = measure(args, table, folder, Reference(folder, args.layers, RATE, patch))
     print(f"bench_sensory: {time.perf_counter() - started:.0f} s", file=sys.stderr)
     for problem in missed if args.layers == parser.get_default("layers") else ():
         print(f"bench_sensory: missed: {problem}", file=sys.stderr)

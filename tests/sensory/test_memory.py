@@ -234,3 +234,11 @@ async def test_nothing_is_shortened_where_everything_is_kept() -> None:
     options = {"shorten": shorten, "compress": CompressConfig(rate=1)}
     ((sensed,),) = await stage(Models(), **options).sense([SensoryJob(turns_of("  we met "))])
     assert sensed.pieces[0].compressed == "we met"
+
+
+async def test_a_failure_to_shorten_reaches_the_caller() -> None:
+    async def shorten(texts: Sequence[str]) -> list[str]:
+        raise ModelError("out of memory")
+
+    with pytest.raises(ModelError, match="out of memory"):
+        await stage(Models(), shorten=shorten).sense([SensoryJob(turns_of("we met"))])
