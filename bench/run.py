@@ -34,6 +34,12 @@ BENCHES = {
         ("--embedder", "minilm"),
         ("--entries", "1000", "--searches", "20", "--dry"),
     ),
+    "sensory": Bench(
+        "bench.bench_sensory",
+        "compression and attention between turns against the published pipeline",
+        (),
+        ("--layers", "2", "--tokens", "10", "40", "--users", "1", "3", "--sample", "1", "--rounds", "1", "--dry"),
+    ),
     "ingest": Bench(
         "bench.bench_ingest",
         "10,000 messages from 500 users over 32 connections",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench import bench_ingest, run
+from bench import bench_ingest, bench_sensory, run
 from bench.dialogues import MIN_TOKENS, sayings
 from bench.harness import ROOT
 from lightmem_engine.text import num_tokens
@@ -30,6 +30,17 @@ def test_ingest_reports_no_error_and_drains(capsys: pytest.CaptureFixture[str]) 
     rows = capsys.readouterr().out
     for figure in ("errors: 0", "pending at the end: 0", "parked at the end: 0", "add latency: p20", "count 60"):
         assert figure in rows
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_sensory_pass_is_set_against_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("llmlingua", reason="the published package is a test extra")
+    small = ["--layers", "1", "--tokens", "10", "--users", "2", "--sample", "1", "--rounds", "1", "--dry"]
+    assert bench_sensory.main(small) == 0
+    rows = capsys.readouterr().out
+    for variant in ("window", "per_message", "window, bf16", "per_message, bf16"):
+        for figure in (", per message: p20", ", times the reference: ", ", times llmlingua alone: ", ", peak memory"):
+            assert variant + figure in rows
 
 
 def test_mixed_ingest_asks_in_every_phase(capsys: pytest.CaptureFixture[str]) -> None:
