@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 from openai import APIError, OpenAI
 
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
 USER = "ann"
 TOLD = {
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the whole story."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stub-encoders", action="store_true", help="hash words instead of running a model")
-    settings = STUB_ENCODERS if parser.parse_args(argv).stub_encoders else ()
+    settings = STUB_MODELS if parser.parse_args(argv).stub_encoders else ()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as directory:

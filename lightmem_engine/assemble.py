@@ -95,7 +95,7 @@ def choose_lm(config: EngineConfig) -> tuple[str, str]:
         return "remote", "auto: lm.url is set"
     if lm.model:
         return "qwen", "auto: lm.model is set"
-    return "stub", "auto: neither lm.model nor lm.url is set; answers come from a stub that says so"
+    return "packaged", "auto: neither lm.model nor lm.url is set"
 
 
 def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
@@ -118,6 +118,12 @@ def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
 
             dtype = "bfloat16" if device.kind == "cuda" else device.dtype
             return QwenModel.load(lm.model, device=device.kind, dtype=dtype, cache_bytes=lm.cache_bytes)
+        case "packaged":
+            from lightmem_engine.models.packaged import MICRO_QWEN, packaged_micro_qwen
+            from lightmem_engine.models.qwen import QwenModel
+
+            directory = str(packaged_micro_qwen().directory)
+            return QwenModel.load(directory, device=device.kind, cache_bytes=lm.cache_bytes, name=MICRO_QWEN)
         case "stub":
             from lightmem_engine.models.stub_lm import StubModel
 
@@ -271,7 +277,7 @@ def _pipeline(
 def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) -> Extract:
     mode = config.extract.mode
     if mode == "auto":
-        mode = "extractive" if choose_lm(config)[0] == "stub" else "llm"
+        mode = "extractive" if choose_lm(config)[0] in ("packaged", "stub") else "llm"
     if mode == "extractive":
 
         async def extractive(segments: Sequence[Segment]) -> Extraction:

@@ -17,7 +17,7 @@ from lightmem_engine.memory import AsyncMemory
 from lightmem_engine.types import Completion, Delta, Hit, Priority, Prompt, Sampling, Scope, Usage
 
 PATIENCE_SECONDS = 20.0
-QUICK = {"embedder.stub": True, "classifier.source": "stub", "runtime.backoff_seconds": 0.01}
+QUICK = {"embedder.stub": True, "classifier.source": "stub", "lm.backend": "stub", "runtime.backoff_seconds": 0.01}
 Answer = str | Completion | Exception
 
 

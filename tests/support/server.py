@@ -15,8 +15,8 @@ from typing import Self
 
 import httpx
 
-# Weight-free encoders: starts in a second, and runs the same pipeline.
-STUB_ENCODERS = ("embedder.stub=true", "classifier.source=stub")
+# No weights at all: starts in a second, and runs the same pipeline.
+STUB_MODELS = ("embedder.stub=true", "classifier.source=stub", "lm.backend=stub")
 START_SECONDS = 60.0
 
 
