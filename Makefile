@@ -5,6 +5,7 @@ VENV   ?= .venv
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 MODEL  ?=
+UPSTREAM ?=
 ARGS   ?=
 # CPU machines get the CPU build of torch; the index is asked only if the plain install would bring CUDA.
 TORCH       ?= torch==2.13.0
@@ -60,8 +61,9 @@ install: $(VENV)/.installed ## set up .venv for serving
 
 install-test: $(VENV)/.installed-vllm ## set up .venv for serving, tests and lint
 
-serve: $(VENV)/.installed ## serve on 127.0.0.1:8000 (MODEL=, HOST=, PORT=, ARGS=)
-	$(BIN)/lightmem-engine serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+serve: $(VENV)/.installed ## serve on 127.0.0.1:8000 (MODEL=, UPSTREAM=, HOST=, PORT=, ARGS=)
+	$(BIN)/lightmem-engine serve --host $(HOST) --port $(PORT) \
+	    $(if $(MODEL),--model '$(MODEL)') $(if $(UPSTREAM),--upstream '$(UPSTREAM)') $(ARGS)
 
 demo: $(VENV)/.installed-test ## tell facts, kill the server, ask again
 	$(BIN)/python -m bench.demo

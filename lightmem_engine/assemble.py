@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from lightmem_engine.chat import budget
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config_loader import default_data_dir
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.pipeline.bisect import Retry
+from lightmem_engine.pipeline.calls import CLASSIFY, EMBED, ModelCalls
+from lightmem_engine.pipeline.curator import Caches, Curator
 from lightmem_engine.pipeline.extract import Extract, ExtractStage
 from lightmem_engine.pipeline.pipeline import Pipeline
+from lightmem_engine.pipeline.porter import Porter
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.prompts import v1 as prompts
-from lightmem_engine.protocols import Clock, Embedder, LanguageModel, TokenClassifier
+from lightmem_engine.protocols import Clock, Embedder, Forgetful, LanguageModel, TokenClassifier
 from lightmem_engine.runtime.admission import Admission, AdmittedModel
-from lightmem_engine.runtime.batcher import DeviceWorker
+from lightmem_engine.runtime.batcher import BACKGROUND_SHARE, DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
 from lightmem_engine.runtime.device import Device, choose, give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
@@ -33,9 +34,8 @@ from lightmem_engine.short_term.extractive import drafts
 from lightmem_engine.stores.lock import DirectoryLock
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.stores.user_index import UserIndex
-from lightmem_engine.types import Priority, Segment, Vectors, Window
+from lightmem_engine.types import Priority, Scope, Segment
 
-CLASSIFY, EMBED = "classify", "embed"
 # A search waits for at most one background batch, a quarter of this: about .2 s of MiniLM on two CPU cores.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
@@ -93,6 +93,8 @@ def choose_lm(config: EngineConfig) -> tuple[str, str]:
         return lm.backend, "set by lm.backend"
     if lm.url:
         return "remote", "auto: lm.url is set"
+    if config.upstream.url:
+        return "remote", "auto: upstream.url is set"
     if lm.model:
         return "qwen", "auto: lm.model is set"
     return "packaged", "auto: neither lm.model nor lm.url is set"
@@ -106,10 +108,11 @@ def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
         case "remote":
             from lightmem_engine.models.remote import RemoteModel
 
+            upstream = config.upstream
             return RemoteModel(
-                lm.url,
+                lm.url or f"{upstream.url.rstrip('/').removesuffix('/v1')}/v1",
                 lm.model,
-                api_key=lm.api_key,
+                api_key=lm.api_key or ("" if lm.url else upstream.api_key),
                 timeout_seconds=lm.timeout_seconds,
                 template_options={"enable_thinking": False} if lm.disable_thinking else None,
             )
@@ -130,24 +133,6 @@ def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
             return StubModel()
         case unknown:
             raise ConfigError(f"lm.backend: unknown {unknown!r}")
-
-
-class ModelCalls:
-    """The models as async functions over the device worker, at one priority."""
-
-    def __init__(self, worker: DeviceWorker, priority: Priority) -> None:
-        self._worker = worker
-        self._priority = priority
-
-    async def classify(self, windows: Sequence[Window]) -> list[Any]:
-        """One classifier pass over all windows."""
-        sizes = [sum(map(_estimate, window.texts)) for window in windows]
-        return await self._worker.run(CLASSIFY, windows, sizes, self._priority)
-
-    async def embed(self, texts: Sequence[str]) -> Vectors:
-        """float32 [n, dim], unit rows."""
-        rows = await self._worker.run(EMBED, texts, list(map(_estimate, texts)), self._priority)
-        return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +184,23 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         render=prompts.memory_line,
         spoken=spoken,
     )
+
+    def forget_user(scope: Scope) -> None:
+        pipeline.forget_user(scope)
+        long_term.forget(scope)
+        engine.forget_turns(scope)
+
+    def forget_words(scope: Scope) -> None:
+        pipeline.forget(scope)
+        long_term.forget(scope)
+
+    embed_model = encoders.embedder.name
+    caches = Caches(forget_words, forget_user, forget_prompts(lm))
+    chat_budget_ms = await budget.automatic(
+        encoders.device.kind, calls.embed, (config.runtime.batch_tokens or BATCH_TOKENS["cpu"]) // BACKGROUND_SHARE
+    )
     await pipeline.start()
-    return LocalEngine(
+    engine = LocalEngine(
         config=config,
         db=db,
         pipeline=pipeline,
@@ -211,7 +211,23 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         admission=admission,
         clock=clock,
         release=lock.release,
+        directory=directory,
+        curator=Curator(db, calls.embed, embed_model, spoken, clock, caches),
+        porter=Porter(db, ModelCalls(worker, Priority.INGEST).embed, embed_model, spoken, pipeline),
+        forget_prompts=caches.prompts,
+        chat_budget_ms=chat_budget_ms,
     )
+    return engine
+
+
+def forget_prompts(lm: LanguageModel) -> Callable[[], Awaitable[None]]:
+    """What empties a model's caches of what it has read; of a model elsewhere, nothing is kept here."""
+
+    async def forget() -> None:
+        if isinstance(lm, Forgetful):
+            await lm.forget()
+
+    return forget
 
 
 async def _open_db(path: Path, embed_model: str, failpoints: Failpoints) -> MemoryDB:
@@ -269,6 +285,7 @@ def _pipeline(
         retry,
         clock,
         failpoints,
+        forget_prompts(lm),
     )
     pipelines.append(Pipeline(db, sense, extract, retry, config.short_term.idle_seconds, runtime.max_background, clock))
     return pipelines[0]
@@ -287,8 +304,3 @@ def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) ->
         return extractive
     extractor = Extractor(AdmittedModel(lm, admission), max_tokens=config.extract.max_tokens)
     return extractor.extract
-
-
-def _estimate(text: str) -> int:
-    """About how many tokens a text has; batches are cut by it, nothing is decided by it."""
-    return len(text) // 4 + 2

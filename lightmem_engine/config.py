@@ -156,10 +156,21 @@ class SearchConfig:
 class ChatConfig:
     top_k: int = option(10, "most memories recalled for one chat turn")
     max_tokens: int = option(512, "token budget of what one turn recalls")
+    budget_ms: float = option(0.0, "time for recall before a turn; 0: 50 on CUDA, measured at start on CPU")
+    store_tool_results: bool = option(False, "remember what tools return in a chat, too")
 
     def __post_init__(self) -> None:
         check(self.top_k >= 0, "chat.top_k must be 0 or more")
         check(self.max_tokens >= 0, "chat.max_tokens must be 0 or more")
+        check(0 <= self.budget_ms < float("inf"), "chat.budget_ms must be 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockConfig:
+    max_tokens: int = option(256, "token budget of the memory block of a chat session; 0: no block")
+
+    def __post_init__(self) -> None:
+        check(self.max_tokens >= 0, "block.max_tokens must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +207,48 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityConfig:
+    trust: Literal["header", "body", "user"] = option(
+        "user",
+        "who may name the user: header = X-Memory-User-Id alone; body = also memory.user_id; user = also OpenAI's user",
+    )
+    keys: str = option("", "TOML file with API keys and their tenants; empty: no keys, one tenant, loopback only")
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    url: str = option("", "an OpenAI-compatible server to put memory in front of; empty: the model runs here")
+    api_key: str = option("", "bearer key for upstream.url, in place of the client's", secret=True)
+    connect_seconds: float = option(10.0, "longest wait for a connection to upstream.url")
+    read_seconds: float = option(600.0, "longest silence of upstream.url")
+    max_connections: int = option(512, "connections to upstream.url")
+
+    def __post_init__(self) -> None:
+        check(
+            not self.url or self.url.startswith(("http://", "https://")),
+            "upstream.url must begin with http:// or https://",
+        )
+        check(self.connect_seconds > 0, "upstream.connect_seconds must be above 0")
+        check(self.read_seconds > 0, "upstream.read_seconds must be above 0")
+        check(self.max_connections >= 1, "upstream.max_connections must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(8000, "port to listen on")
     max_body_bytes: int = option(16 * 1024 * 1024, "largest request accepted")
+    max_chats: int = option(256, "chats under way at once; more get 503")
+    max_requests: int = option(256, "other requests under way at once; more get 503")
+    send_seconds: float = option(60.0, "a client that takes nothing for so long is cut off")
+    log_format: Literal["text", "json"] = option("text", "log lines for people or for machines")
 
     def __post_init__(self) -> None:
         check(0 <= self.port <= 65535, "server.port must be between 0 and 65535")
         check(self.max_body_bytes >= 1024, "server.max_body_bytes must be at least 1024")
+        check(self.max_chats >= 1, "server.max_chats must be at least 1")
+        check(self.max_requests >= 1, "server.max_requests must be at least 1")
+        check(self.send_seconds > 0, "server.send_seconds must be above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +266,11 @@ class EngineConfig:
     extract: ExtractConfig = section(ExtractConfig, "from segments to entries")
     search: SearchConfig = section(SearchConfig, "recall")
     chat: ChatConfig = section(ChatConfig, "chat with memory")
+    block: BlockConfig = section(BlockConfig, "what a chat session knows from its beginning")
     lm: LmConfig = section(LmConfig, "the language model")
     runtime: RuntimeConfig = section(RuntimeConfig, "devices, batches and retries")
+    identity: IdentityConfig = section(IdentityConfig, "users and API keys")
+    upstream: UpstreamConfig = section(UpstreamConfig, "the model server behind the gateway")
     server: ServerConfig = section(ServerConfig, "the HTTP server")
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from lightmem_engine.chat.turn import ChatTurns
+from lightmem_engine.chat.turn import ChatTurns, Surroundings
 from lightmem_engine.config import EngineConfig
+from lightmem_engine.curated import Curated
 from lightmem_engine.errors import InvalidInput
 from lightmem_engine.long_term.memory import LongTermMemory
+from lightmem_engine.names import check_name, check_scope
 from lightmem_engine.protocols import Clock, LanguageModel
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import DeviceWorker
@@ -34,14 +37,15 @@ from lightmem_engine.types import (
 )
 
 if TYPE_CHECKING:
+    from lightmem_engine.pipeline.curator import Curator
     from lightmem_engine.pipeline.pipeline import Pipeline
+    from lightmem_engine.pipeline.porter import Porter
     from lightmem_engine.stores.memory_db import MemoryDB
 
-MAX_NAME = 256
 Part = tuple[str, Callable[[datetime | None], list[TurnDraft]]]  # a session, and what makes its messages drafts
 
 
-class LocalEngine:
+class LocalEngine(Curated):
     """The engine in this process. Built by `assemble.build`, closed with `aclose`; belongs to one event loop."""
 
     def __init__(
@@ -57,8 +61,16 @@ class LocalEngine:
         admission: Admission,
         clock: Clock,
         release: Callable[[], None],
+        directory: Path,
+        curator: Curator,
+        porter: Porter,
+        forget_prompts: Callable[[], Awaitable[None]],
+        chat_budget_ms: float,
     ) -> None:
+        super().__init__(curator, porter)
         self.config = config
+        self.directory = directory
+        self._forget_prompts = forget_prompts
         self.lm = lm
         self.embed = embed
         self._db = db
@@ -69,9 +81,16 @@ class LocalEngine:
         self._clock = clock
         self._release = release
         self._zone = ZoneInfo(config.memory.timezone)
-        self._chat_turns = ChatTurns(
-            config.chat, self.search, self.add, db.contents, today=lambda: clock.now().astimezone(self._zone).date()
+        around = Surroundings(
+            store=db.chats,
+            search=self._recall,
+            contents=db.contents,
+            drafts=self._drafts,
+            wake=pipeline.wake,
+            now=clock.now,
+            today=lambda: clock.now().astimezone(self._zone).date(),
         )
+        self._chat_turns = ChatTurns(config, around, chat_budget_ms)
 
     async def add(
         self,
@@ -128,6 +147,10 @@ class LocalEngine:
                 scope, query, top_k=top_k, max_tokens=max_tokens, as_of=as_of, filters=filters
             )
 
+    def forget_turns(self, scope: Scope) -> None:
+        """Open chat turns of an erased user store nothing any more."""
+        self._chat_turns.forget(scope)
+
     async def everything(self, scope: Scope) -> list[Hit]:
         """All that is remembered of a user, in the order it was said; superseded entries included."""
         docs, _ = await self._db.changes(scope, 0)
@@ -161,44 +184,78 @@ class LocalEngine:
         """Begin a chat turn: recall, place, and log the user's new words. Without a scope, nothing is read or kept."""
         if scope is not None:
             check_scope(scope)
+            check_turn(options)
         return await self._chat_turns.open(scope, messages, options)
 
-    async def close_turn(self, turn_id: str, reply: str, status: str) -> bool:
-        """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk."""
-        return await self._chat_turns.close(turn_id, reply, status)
+    async def close_turn(
+        self,
+        turn_id: str,
+        reply: str,
+        status: str,
+        *,
+        tool_calls: Sequence[Mapping[str, Any]] | None = None,
+    ) -> bool:
+        """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk.
 
-    def foreground(self) -> AbstractContextManager[None]:
+        tool_calls: those of the reply, as the client gets them.
+        """
+        return await self._chat_turns.close(turn_id, reply, status, tool_calls)
+
+    async def _recall(self, scope: Scope, query: str, **options: Any) -> tuple[list[Hit], bool]:
+        with self._admission.foreground():
+            return await self._long_term.recall(scope, query, **options)
+
+    def _drafts(self, messages: Sequence[Message], last_event_time: datetime | None) -> list[TurnDraft]:
+        now = self._clock.now()
+        return normalize(messages, timestamp=None, zone=self._zone, last_event_time=last_event_time, now=now)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait for the device."""
+        return self._worker.queued_tokens
+
+    @asynccontextmanager
+    async def foreground(self) -> AsyncIterator[None]:
         """Hold while a user waits; background work steps aside."""
-        return self._admission.foreground()
+        with self._admission.foreground():
+            yield
 
     async def generate(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> AsyncIterator[Delta]:
         """The language model's answer, piece by piece, at foreground priority."""
-        with self._admission.foreground():
-            async for delta in self.lm.stream(Prompt(tuple(messages)), sampling=sampling, priority=Priority.FOREGROUND):
+        async with aclosing(self.answer(Prompt(tuple(messages)), sampling)) as deltas:
+            async for delta in deltas:
                 yield delta
+
+    async def answer(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """As `generate`, for a prompt with tools or a schema. Closing the iterator stops the model."""
+        before = self._num_erased
+        try:
+            with self._admission.foreground():
+                async for delta in self.lm.stream(prompt, sampling=sampling, priority=Priority.FOREGROUND):
+                    yield delta
+        finally:
+            if self._num_erased != before:  # the model may have read words that are to be forgotten by now
+                await self._forget_prompts()
 
     async def aclose(self) -> None:
         """Stop the stages, the device and the database; unfinished work is taken up at the next start."""
+        await self._chat_turns.aclose()
         await self._pipeline.aclose()
         await self.lm.aclose()
         await asyncio.to_thread(self._worker.close)
+        await self._long_term.aclose()
         await self._db.aclose()
         self._release()
 
 
-def check_scope(scope: Scope) -> None:
-    """A scope that may be stored, or `InvalidInput`."""
-    check_name("user_id", scope.user)
-    check_name("tenant", scope.tenant)
-
-
-def check_name(what: str, name: object) -> str:
-    """An identifier: 1 to 256 characters, none of them a control character."""
-    if not isinstance(name, str) or not name.strip():
-        raise InvalidInput(f"{what} must be a non-empty string")
-    if len(name) > MAX_NAME or not name.isprintable():
-        raise InvalidInput(f"{what} must be at most {MAX_NAME} printable characters")
-    return name
+def check_turn(options: TurnOptions) -> None:
+    """Options of a chat turn that can be, or `InvalidInput`."""
+    if options.session is not None:
+        check_name("session_id", options.session)
+    if options.idempotency_key is not None:
+        check_name("Idempotency-Key", options.idempotency_key)
+    if options.budget_ms is not None and not 0 <= options.budget_ms < float("inf"):
+        raise InvalidInput("budget_ms must be 0 or more")
 
 
 def _normalize(

@@ -3,6 +3,7 @@
     LightMemError
     ├── ConfigError            a setting is unknown, malformed or impossible on this machine
     ├── InvalidInput           the caller's data is wrong; says what and where
+    │   └── ContextTooLong     the prompt does not fit into the model
     ├── NotFound               no such entry, user or model
     ├── Conflict               the same id with other content, or a version that moved on
     ├── Overloaded             a bounded queue is full; try again later
@@ -33,6 +34,12 @@ class InvalidInput(LightMemError):
     """The caller's data is wrong."""
 
     code = "invalid_input"
+
+
+class ContextTooLong(InvalidInput):
+    """The prompt does not fit into the model."""
+
+    code = "context_length_exceeded"
 
 
 class NotFound(LightMemError):

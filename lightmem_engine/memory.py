@@ -1,134 +1,40 @@
-"""`Memory` and `AsyncMemory`: the library face over an engine in this process."""
+"""`Memory`: the library face for code without an event loop, beside `AsyncMemory`."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
-from datetime import datetime
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from lightmem_engine.assemble import build
+from lightmem_engine.async_memory import AsyncMemory
 from lightmem_engine.config import EngineConfig
-from lightmem_engine.engine import LocalEngine
-from lightmem_engine.errors import InvalidInput, StoreError
-from lightmem_engine.types import Hit, Message, Sampling, Scope, TurnOptions
+from lightmem_engine.errors import StoreError
+from lightmem_engine.messages import MessageLike, as_messages
+from lightmem_engine.types import Hit, MemoryEntry
+
+__all__ = ["AsyncMemory", "Memory", "MessageLike", "as_messages"]
 
 T = TypeVar("T")
-MessageLike = Message | Mapping[str, Any]
-_FIELDS = frozenset({"role", "content", "name", "timestamp", "id", "metadata"})
-
-
-class AsyncMemory:
-    """Long-term memory in a data directory. `async with AsyncMemory(config) as memory: ...`
-
-    Methods raise the errors of `lightmem_engine.errors`. One instance owns its directory; it belongs to the event
-    loop that opened it.
-    """
-
-    def __init__(self, config: EngineConfig | None = None, *, tenant: str = "default") -> None:
-        self._config = config or EngineConfig()
-        self._tenant = tenant
-        self._engine: LocalEngine | None = None
-
-    async def open(self) -> Self:
-        """Load the models and take up unfinished work; `async with` does it."""
-        if self._engine is None:
-            self._engine = await build(self._config)
-        return self
-
-    async def close(self) -> None:
-        """Release the directory. What was acknowledged is on disk whether or not this is called."""
-        if self._engine is not None:
-            engine, self._engine = self._engine, None
-            await engine.aclose()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    @property
-    def engine(self) -> LocalEngine:
-        """The engine underneath; `StoreError` unless open."""
-        if self._engine is None:
-            raise StoreError("the memory is not open")
-        return self._engine
-
-    async def add(
-        self,
-        messages: MessageLike | Sequence[MessageLike],
-        *,
-        user_id: str,
-        session_id: str | None = None,
-        timestamp: str | float | datetime | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        wait: bool = False,
-    ) -> list[str]:
-        """Remember messages (`Message`, or mappings with its fields). Returns their ids once they are on disk."""
-        return await self.engine.add(
-            self._scope(user_id),
-            as_messages(messages),
-            session=session_id,
-            timestamp=timestamp,
-            metadata=metadata,
-            wait=wait,
-        )
-
-    async def search(
-        self,
-        query: str,
-        *,
-        user_id: str,
-        top_k: int = 10,
-        max_tokens: int | None = None,
-        as_of: datetime | None = None,
-        filters: Mapping[str, Any] | None = None,
-    ) -> list[Hit]:
-        """What is remembered on a question, best first."""
-        return await self.engine.search(
-            self._scope(user_id), query, top_k=top_k, max_tokens=max_tokens, as_of=as_of, filters=filters
-        )
-
-    async def flush(self, *, user_id: str | None = None) -> dict[str, Any]:
-        """Wait until all that was added is long-term memory or parked; returns `stats`."""
-        return await self.engine.flush(None if user_id is None else self._scope(user_id))
-
-    async def stats(self, *, user_id: str | None = None) -> dict[str, Any]:
-        """Counts, what waits, what is parked and why."""
-        return await self.engine.stats(None if user_id is None else self._scope(user_id))
-
-    async def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, user_id: str, session_id: str | None = None, **sampling: Any
-    ) -> str:
-        """The model's answer with memory in its prompt; both sides are remembered. `sampling`: see `Sampling`."""
-        engine = self.engine
-        turn = await engine.open_turn(self._scope(user_id), messages, TurnOptions(session=session_id))
-        reply, status = "", "partial"
-        try:
-            async for delta in engine.generate(turn.messages, Sampling(**sampling)):
-                reply += delta.text
-            status = "complete"
-        finally:
-            await engine.close_turn(turn.turn_id, reply, status)
-        return reply
-
-    def _scope(self, user_id: str) -> Scope:
-        return Scope(user=user_id, tenant=self._tenant)
 
 
 class Memory:
     """`AsyncMemory` for code without an event loop: it runs one in a thread. `with Memory() as memory: ...`"""
 
-    def __init__(self, config: EngineConfig | None = None, *, tenant: str = "default") -> None:
+    def __init__(
+        self,
+        config: EngineConfig | None = None,
+        *,
+        url: str | None = None,
+        api_key: str | None = None,
+        tenant: str = "default",
+    ) -> None:
+        self._memory = AsyncMemory(config, url=url, api_key=api_key, tenant=tenant)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lightmem-memory", daemon=True)
         self._thread.start()
-        self._memory = AsyncMemory(config, tenant=tenant)
         try:
             self._run(self._memory.open())
         except BaseException:
@@ -158,6 +64,47 @@ class Memory:
         """As `AsyncMemory.search`."""
         return self._run(self._memory.search(query, user_id=user_id, **options))
 
+    def get(self, id: str, *, user_id: str) -> MemoryEntry:
+        """As `AsyncMemory.get`."""
+        return self._run(self._memory.get(id, user_id=user_id))
+
+    def get_all(self, *, user_id: str, **wanted: Any) -> list[MemoryEntry]:
+        """As `AsyncMemory.get_all`."""
+        return self._run(self._memory.get_all(user_id=user_id, **wanted))
+
+    def update(self, id: str, *, user_id: str, **change: Any) -> MemoryEntry:
+        """As `AsyncMemory.update`."""
+        return self._run(self._memory.update(id, user_id=user_id, **change))
+
+    def delete(self, id: str, *, user_id: str) -> None:
+        """As `AsyncMemory.delete`."""
+        self._run(self._memory.delete(id, user_id=user_id))
+
+    def delete_all(self, *, user_id: str) -> dict[str, int]:
+        """As `AsyncMemory.delete_all`."""
+        return self._run(self._memory.delete_all(user_id=user_id))
+
+    def history(self, id: str, *, user_id: str) -> list[MemoryEntry]:
+        """As `AsyncMemory.history`."""
+        return self._run(self._memory.history(id, user_id=user_id))
+
+    def users(self) -> list[dict[str, Any]]:
+        """As `AsyncMemory.users`."""
+        return self._run(self._memory.users())
+
+    def export(self, *, user_id: str | None = None) -> Iterator[bytes]:
+        """As `AsyncMemory.export`."""
+        chunks = self._memory.export(user_id=user_id)
+        try:
+            while (chunk := self._run(anext(chunks, None))) is not None:
+                yield chunk
+        finally:
+            self._run(_close(chunks))
+
+    def import_(self, chunks: Iterable[bytes]) -> dict[str, int]:
+        """As `AsyncMemory.import_`."""
+        return self._run(self._memory.import_(chunks))
+
     def flush(self, *, user_id: str | None = None) -> dict[str, Any]:
         """As `AsyncMemory.flush`."""
         return self._run(self._memory.flush(user_id=user_id))
@@ -170,11 +117,12 @@ class Memory:
         """As `AsyncMemory.chat`."""
         return self._run(self._memory.chat(messages, user_id=user_id, **options))
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+    def _run(self, work: Awaitable[T]) -> T:
         if self._loop.is_closed():
-            work.close()
+            if inspect.iscoroutine(work):
+                work.close()
             raise StoreError("the memory is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
         try:
             return future.result()
         except KeyboardInterrupt:
@@ -188,24 +136,10 @@ class Memory:
         self._loop.close()
 
 
-def as_messages(messages: MessageLike | Sequence[MessageLike]) -> list[Message]:
-    """Messages from what callers hand in; `InvalidInput` names the place and the field."""
-    if isinstance(messages, Message | Mapping):
-        messages = [messages]
-    if not isinstance(messages, list | tuple):
-        raise InvalidInput("messages must be a message or a list of messages")
-    return [_as_message(index, message) for index, message in enumerate(messages)]
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
 
 
-def _as_message(index: int, message: MessageLike) -> Message:
-    if isinstance(message, Message):
-        return message
-    if not isinstance(message, Mapping):
-        raise InvalidInput(f"message {index} must be an object, not {type(message).__name__}")
-    for field in ("role", "content"):
-        if field not in message:
-            raise InvalidInput(f"message {index} has no {field}")
-    unknown = set(message) - _FIELDS
-    if unknown:
-        raise InvalidInput(f"message {index} has unknown fields: {', '.join(sorted(map(str, unknown)))}")
-    return Message(**{**message, "metadata": message.get("metadata") or {}})
+async def _close(chunks: AsyncIterator[bytes]) -> None:
+    if isinstance(chunks, AsyncGenerator):
+        await chunks.aclose()

@@ -5,21 +5,30 @@ Batch first. Synchronous where the work is compute (it runs on the device worker
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lightmem_engine.types import (
     Columns,
     Completion,
     Delta,
+    EntryChange,
+    EntryPage,
     Floats,
     Hit,
     IndexDoc,
+    Kind,
+    MemoryEntry,
+    Message,
+    OpenTurn,
     Priority,
     Prompt,
     Sampling,
     Scope,
+    State,
+    TurnOptions,
     Vector,
     Vectors,
     Window,
@@ -73,6 +82,15 @@ class LanguageModel(Protocol):
 
     async def aclose(self) -> None:
         """Release the device or the connections."""
+        ...
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A model that keeps what it has read for later calls."""
+
+    async def forget(self) -> None:
+        """Drop all of it."""
         ...
 
 
@@ -130,6 +148,117 @@ class SearchIndex(Protocol):
 
     def lend(self, docs: Sequence[IndexDoc], vectors: Vectors | None) -> None:
         """Give documents from `waiting` vectors to go by until their own arrive; None: stop asking for these."""
+        ...
+
+
+class Engine(Protocol):
+    """The memory of one data directory, owned by this process (`engine.LocalEngine`) or reached over its server
+    (`client.EngineClient`). Methods raise the errors of `lightmem_engine.errors`."""
+
+    async def add(
+        self,
+        scope: Scope,
+        messages: Sequence[Message],
+        *,
+        session: str | None = None,
+        timestamp: str | float | datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        wait: bool = False,
+    ) -> list[str]:
+        """Log messages; returns their ids once they are on disk. With `wait`, once they are long-term memory."""
+        ...
+
+    async def search(
+        self,
+        scope: Scope,
+        query: str,
+        *,
+        top_k: int = 10,
+        max_tokens: int | None = None,
+        as_of: datetime | None = None,
+        filters: Mapping[str, Any] | None = None,
+    ) -> list[Hit]:
+        """What this user's memory holds on a question, best first."""
+        ...
+
+    async def get(self, scope: Scope, id: str) -> MemoryEntry:
+        """An entry as it stands, or a pending message under the id of its hit."""
+        ...
+
+    async def entries(
+        self,
+        scope: Scope,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        state: State | None = None,
+        kind: Kind | None = None,
+        session: str | None = None,
+    ) -> EntryPage:
+        """A page of what is remembered: first what is pending, then entries in the order in which they were made."""
+        ...
+
+    async def history(self, scope: Scope, id: str) -> list[MemoryEntry]:
+        """All versions of an entry, oldest first."""
+        ...
+
+    async def update(self, scope: Scope, id: str, change: EntryChange) -> MemoryEntry:
+        """Make a new version of an entry."""
+        ...
+
+    async def delete(self, scope: Scope, id: str) -> None:
+        """Delete an entry with its history and its words."""
+        ...
+
+    async def erase(self, scope: Scope) -> dict[str, int]:
+        """Delete everything of a user; returns how many messages, entries and rows there were."""
+        ...
+
+    async def users(
+        self, tenant: str, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of a tenant's users by name, and where the next one begins."""
+        ...
+
+    def export(self, tenant: str, user: str | None = None) -> AsyncIterator[bytes]:
+        """The lines of an export of one user, or of all users of a tenant, as they stood at one moment."""
+        ...
+
+    async def import_(self, tenant: str, chunks: AsyncIterable[bytes]) -> dict[str, int]:
+        """Take in an export. Its name ends in an underscore because `import` is a word of Python."""
+        ...
+
+    async def flush(self, scope: Scope | None = None) -> dict[str, Any]:
+        """Wait until all that was logged is long-term memory or parked; returns `stats`."""
+        ...
+
+    async def stats(self, scope: Scope | None = None) -> dict[str, Any]:
+        """Counts, what waits, what is parked and why."""
+        ...
+
+    async def open_turn(
+        self, scope: Scope | None, messages: Sequence[Mapping[str, Any]], options: TurnOptions
+    ) -> OpenTurn:
+        """Begin a chat turn: recall, place, and log the user's new words."""
+        ...
+
+    async def close_turn(
+        self,
+        turn_id: str,
+        reply: str,
+        status: str,
+        *,
+        tool_calls: Sequence[Mapping[str, Any]] | None = None,
+    ) -> bool:
+        """End a chat turn: log the reply; `status` is `complete` or `partial`. Says whether it is on disk."""
+        ...
+
+    def foreground(self) -> AbstractAsyncContextManager[None]:
+        """Hold while a user waits; background work steps aside."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of the directory, or of the connections."""
         ...
 
 

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
+from collections.abc import Callable
+from functools import _lru_cache_wrapper, lru_cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_caches: list[_lru_cache_wrapper[Any]] = []
 
 # Articles, conjunctions and prepositions; forms of be, do and have, and the modals; pronouns and determiners;
 # question words, negations and degree; what an apostrophe leaves behind (it's, don't, they're).
@@ -41,7 +46,18 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-@lru_cache(maxsize=1 << 15)
+def word_cache(maxsize: int) -> Callable[[Callable[..., T]], _lru_cache_wrapper[T]]:
+    """An `lru_cache` for functions of people's words: `forget_words` empties it."""
+
+    def cached(function: Callable[..., T]) -> _lru_cache_wrapper[T]:
+        wrapped = lru_cache(maxsize=maxsize)(function)
+        _caches.append(wrapped)
+        return wrapped
+
+    return cached
+
+
+@word_cache(1 << 15)
 def stem(word: str) -> str:
     """A light stem of a lower-case word: one suffix off, doubled consonant and final e dropped."""
     if len(word) <= _MIN_STEM or word.isdigit():
@@ -53,8 +69,9 @@ def stem(word: str) -> str:
 
 
 def forget_words() -> None:
-    """Empty the cache behind `stem`, so that no word of an erased memory stays in the process."""
-    stem.cache_clear()
+    """Empty every `word_cache`, so that no word of an erased memory stays in the process."""
+    for cache in _caches:
+        cache.cache_clear()
 
 
 def _without_suffix(word: str) -> str:

@@ -160,9 +160,12 @@ def test_a_bad_secret_is_not_repeated(tmp_path: Path) -> None:
 
 
 def test_secrets_are_masked_where_they_are_shown() -> None:
-    (secret,) = [option for option in options() if option.secret]
-    assert (secret.path, shown(secret, "sk-hidden"), shown(secret, "")) == ("lm.api_key", "***", "")
-    assert "sk-hidden" not in repr(load(env={"LIGHTMEM_LM__API_KEY": "sk-hidden"}))
+    secrets = [option for option in options() if option.secret]
+    assert {secret.path for secret in secrets} == {"lm.api_key", "upstream.api_key"}
+    for secret in secrets:
+        assert (shown(secret, "sk-hidden"), shown(secret, "")) == ("***", "")
+    for variable in ("LIGHTMEM_LM__API_KEY", "LIGHTMEM_UPSTREAM__API_KEY"):
+        assert "sk-hidden" not in repr(load(env={variable: "sk-hidden"}))
 
 
 def test_variables_that_are_not_options_are_let_be() -> None:

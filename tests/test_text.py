@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightmem_engine import text
+from lightmem_engine.models import saliency, stub_encoder
+from lightmem_engine.models.stub_encoder import StubEmbedder
 from tests.reference import load_evalkit
 
 ENGLISHLIKE = st.text("abcdeginlorstyz0123 '.-é好\t\nABS", max_size=80)
@@ -74,3 +76,13 @@ def test_search_terms_understand_other_scripts() -> None:
     assert text.search_terms("Le café de Zoë") == ["le", "cafe", "de", "zoe"]
     assert text.search_terms("Она любит чай") == ["она", "любит", "чаи"]
     assert text.search_terms("我喜欢猫 and dogs") == ["我", "喜", "欢", "猫", "dog"]
+
+
+def test_no_cache_of_words_outlives_forgetting() -> None:
+
+    StubEmbedder().encode(["The kanarisecret is told."])
+    saliency._terms("kanarisecret")
+    caches = (text.stem, saliency._terms, saliency._kind, stub_encoder._direction)
+    assert any(cache.cache_info().currsize for cache in caches)
+    text.forget_words()
+    assert [cache.cache_info().currsize for cache in caches] == [0] * 4

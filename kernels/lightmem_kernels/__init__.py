@@ -1,12 +1,15 @@
 """Attention reductions and similarity search behind one door.
 
 The public functions pick an implementation per call; callers never ask which one runs. `LIGHTMEM_KERNELS` says what
-may be picked: `auto` (the fastest that is built for the tensor's device) or `reference` (plain torch everywhere).
-Asking for an implementation by a name that this build lacks raises instead of falling back.
+may be picked: `auto` (the fastest for the tensor's device), `reference` (plain torch), `library` (attention of torch
+over one-hot values) or `triton`. Asking by name for one that cannot run here raises instead of falling back. Under
+`torch.use_deterministic_algorithms(True)`, `auto` leaves out what adds up in an order of its own.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from typing import Literal
 
@@ -16,18 +19,34 @@ from lightmem_kernels import reference
 
 __all__ = ["Direction", "Mode", "implementation", "segment_attention", "similarity_topk"]
 
+_SEGMENT_ATTENTION = {
+    "reference": "lightmem_kernels.reference",
+    "library": "lightmem_kernels.library",
+    "triton": "lightmem_kernels.triton_attention",
+}
+
 Mode = Literal["matrix", "adjacent", "received"]
 Direction = Literal["older", "newer", "any"]
 
-_KNOWN = ("auto", "reference")
+_KNOWN = ("auto", "reference", "library", "triton")
 
 
-def implementation() -> str:
-    """Name of the implementation that runs; `LIGHTMEM_KERNELS` with an unknown or absent one raises `RuntimeError`."""
+def implementation(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+    """Name of the implementation of `segment_attention` for tensors on this kind of device.
+
+    Raises `RuntimeError` if `LIGHTMEM_KERNELS` names one that is unknown or cannot run there.
+    """
     asked = os.environ.get("LIGHTMEM_KERNELS", "auto")
     if asked not in _KNOWN:
         raise RuntimeError(f"LIGHTMEM_KERNELS={asked} is not in this build; it has: {', '.join(_KNOWN)}")
-    return "reference"
+    has_triton = device == "cuda" and importlib.util.find_spec("triton") is not None
+    if asked == "triton" and not has_triton:
+        raise RuntimeError(f"LIGHTMEM_KERNELS=triton needs Triton and a CUDA tensor; this one is on {device}")
+    if asked != "auto":
+        return asked
+    if device != "cuda" or dtype == torch.float64:
+        return "reference"
+    return "triton" if has_triton and not torch.are_deterministic_algorithms_enabled() else "library"
 
 
 def segment_attention(
@@ -54,7 +73,8 @@ def segment_attention(
             then it is computed here.
         seg_q, seg_k: integer [Tq], [Tk], the segment of each token within its sequence, counted from 0; -1 leaves
             the token out (specials, padding). Left-out keys still share in the softmax, they are merely not reported.
-        cu_q, cu_k: integer [B + 1], where each sequence begins and ends in q and in k. A sequence may have fewer
+        cu_q, cu_k: integer [B + 1], where each sequence begins and ends in q and in k; on the CPU they spare a wait
+            for the device. A sequence may have fewer
             queries than keys (a cached prefix): its queries are then the last ones.
         causal: a query sees keys up to its own place only, places being aligned at the end of the sequence.
         mode: `matrix` float32 [B, n, n], entry [b, i, j] for j < i is the mass from segment i to segment j, else 0;
@@ -70,10 +90,11 @@ def segment_attention(
         ValueError: shapes, dtypes or bounds disagree.
         RuntimeError: `LIGHTMEM_KERNELS` names an implementation this build lacks.
     """
-    implementation()
-    return reference.segment_attention(
+    chosen = importlib.import_module(_SEGMENT_ATTENTION[implementation(q.device.type, q.dtype)])
+    result: torch.Tensor = chosen.segment_attention(
         q, k, lse, seg_q, seg_k, cu_q, cu_k, causal=causal, mode=mode, accumulate_into=accumulate_into
     )
+    return result
 
 
 def similarity_topk(
@@ -103,5 +124,5 @@ def similarity_topk(
         ValueError: shapes or values disagree, or the order of a group is not total.
         RuntimeError: `LIGHTMEM_KERNELS` names an implementation this build lacks.
     """
-    implementation()
+    implementation(x.device.type)
     return reference.similarity_topk(x, order, group, k, direction=direction, queries=queries)

@@ -27,8 +27,8 @@ def segment_attention(
     accumulate_into: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `lightmem_kernels.segment_attention`."""
-    starts_q, starts_k = _check_attention(q, k, lse, seg_q, seg_k, cu_q, cu_k, causal, mode)
-    out = _result(q, seg_q, seg_k, len(starts_q) - 1, mode, accumulate_into)
+    starts_q, starts_k = check_attention(q, k, lse, seg_q, seg_k, cu_q, cu_k, causal, mode)
+    out = result_tensor(q, seg_q, seg_k, len(starts_q) - 1, mode, accumulate_into)
     num_segments = 0 if mode == "received" else out.shape[1]
     for b in range(len(starts_q) - 1):
         rows, columns = slice(starts_q[b], starts_q[b + 1]), slice(starts_k[b], starts_k[b + 1])
@@ -45,7 +45,7 @@ def segment_attention(
     return out
 
 
-def _check_attention(
+def check_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     lse: torch.Tensor | None,
@@ -79,9 +79,10 @@ def _check_attention(
     return starts_q, starts_k
 
 
-def _result(
+def result_tensor(
     q: torch.Tensor, seg_q: torch.Tensor, seg_k: torch.Tensor, num_sequences: int, mode: str, into: torch.Tensor | None
 ) -> torch.Tensor:
+    """Zeros of the result's shape, or the tensor to accumulate into once it is known to fit."""
     most = int(max(seg_q.max().item() if len(seg_q) else -1, seg_k.max().item() if len(seg_k) else -1)) + 1
     room = max(1, most) if into is None or mode == "received" or into.dim() < 2 else into.shape[1]
     table = (num_sequences, room, room if mode == "matrix" else 3)

@@ -1,151 +1,287 @@
-"""One turn of conversation with memory: recall, place, log, answer, log.
+"""One turn of conversation with memory: what is new, recall, place, store; after the answer, store the reply.
 
-The one path that the server, and later the gateway and the vLLM plugin, go through. Memory never makes a chat fail: a
-failing recall or log is reported in `degraded` and the turn goes on without it.
+The one path that the server, the gateway and the vLLM plugin go through. Memory never makes a chat fail: what goes
+wrong with it is reported in `degraded`, and the turn goes on with less.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from typing import Any, Protocol, TypeVar
 
-from lightmem_engine.config import ChatConfig
-from lightmem_engine.errors import InvalidInput, LightMemError
+from lightmem_engine.chat.budget import BLOCK_ONLY, NO_RECALL, Deadline
+from lightmem_engine.chat.items import check_messages, items_of, reply_item, spoken_text, without_injected
+from lightmem_engine.chat.recall import Contents, Recaller, Search
+from lightmem_engine.config import EngineConfig
+from lightmem_engine.errors import Conflict, LightMemError
 from lightmem_engine.prompts import v1 as prompts
+from lightmem_engine.runtime.late import LateWork
 from lightmem_engine.text import num_tokens
-from lightmem_engine.types import Hit, Message, OpenTurn, Scope, TurnOptions
+from lightmem_engine.types import (
+    ChatAsk,
+    ChatItem,
+    ChatOpened,
+    ChatPlace,
+    ChatView,
+    Hit,
+    Injection,
+    Message,
+    Note,
+    OpenTurn,
+    Scope,
+    TurnDraft,
+    TurnOptions,
+)
 
 logger = logging.getLogger(__name__)
 
-Search = Callable[..., Awaitable[list[Hit]]]
-Log = Callable[..., Awaitable[list[str]]]
-Contents = Callable[[Scope, Iterable[str]], Awaitable[dict[str, str]]]
+T = TypeVar("T")
+Drafts = Callable[[Sequence[Message], datetime | None], list[TurnDraft]]
 MAX_QUESTION_CHARS = 4000  # of a longer message the end is what recall asks with: questions come last
+MAX_OPEN = 1 << 16  # turns that nobody has closed; beyond it the oldest are given up
+
+
+class ChatStore(Protocol):
+    """Conversations on disk, as `stores.chats.Chats` keeps them."""
+
+    async def look(self, scope: Scope, ask: ChatAsk, now: datetime) -> ChatView:
+        """What is known of a request."""
+        ...
+
+    async def newest(self, scope: Scope, now: datetime) -> list[Hit]:
+        """What a block may be made of."""
+        ...
+
+    async def open(self, scope: Scope, ask: ChatAsk, drafts: Drafts, now: datetime) -> ChatOpened:
+        """Store what is new in a request."""
+        ...
+
+    async def close(
+        self, scope: Scope, place: ChatPlace, reply: ChatItem, drafts: Drafts, now: datetime
+    ) -> tuple[bool, bool]:
+        """Store a reply: whether it is on disk, and whether it brought a message to remember."""
+        ...
+
+    async def salt(self, scope: Scope) -> str:
+        """The user's salt."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What chat turns need of the engine. drafts: makes messages ready for the log.   wake: tells the stages of a
+    session's new messages.   now, today: the moment, and the day in the user's zone."""
+
+    store: ChatStore
+    search: Search
+    contents: Contents
+    drafts: Drafts
+    wake: Callable[[Scope, str], None]
+    now: Callable[[], datetime]
+    today: Callable[[], date]
 
 
 @dataclass(frozen=True, slots=True)
 class _Open:
     scope: Scope
-    session: str | None
-    write: bool
+    place: ChatPlace | None  # None: its reply is not to be kept
 
 
 class ChatTurns:
     """Turns between `open` and `close`. Belongs to one event loop."""
 
-    def __init__(
-        self, config: ChatConfig, search: Search, log: Log, contents: Contents, today: Callable[[], date]
-    ) -> None:
-        """search, log, contents: the engine's.   today: the day in the user's zone."""
+    def __init__(self, config: EngineConfig, around: Surroundings, budget_ms: float) -> None:
+        """budget_ms: time for recall where neither the request nor the configuration names one."""
         self._config = config
-        self._search = search
-        self._log = log
-        self._contents = contents
-        self._today = today
+        self._around = around
+        self._budget_ms = config.chat.budget_ms or budget_ms
+        self._late = LateWork()
+        self._recaller = Recaller(
+            around.search, around.contents, lambda scope: around.store.newest(scope, around.now()), self._late
+        )
         self._open: dict[str, _Open] = {}
 
     async def open(self, scope: Scope | None, messages: Sequence[Mapping[str, Any]], options: TurnOptions) -> OpenTurn:
-        """Place what memory holds on the last question and log the user's new words.
+        """Place what memory holds on the last question and store the request's new messages.
 
-        Raises `InvalidInput` if `messages` is not a chat. Without a scope the messages pass through untouched.
+        Raises `InvalidInput` if `messages` is not a chat or the search cannot be, `Conflict` if the idempotency key
+        names another request. Without a scope the messages pass through untouched.
         """
         check_messages(messages)
         turn_id = uuid.uuid4().hex
         if scope is None:
             return OpenTurn(turn_id, tuple(messages))
         started = time.perf_counter()
-        hits, degraded = await self._recall(scope, messages, options)
-        lines = [prompts.memory_line(hit) for hit in sorted(hits, key=lambda hit: hit.event_time)]
-        placed = prompts.place(messages, hits=lines, today=self._today()) if lines else list(messages)
+        messages = [without_injected(message) for message in messages]
+        items, places = items_of(messages, tool_results=self._config.chat.store_tool_results)
+        ask = ChatAsk(tuple(items), options.session, options.idempotency_key)
+        budget_ms = self._budget_ms if options.budget_ms is None else options.budget_ms
+        deadline = Deadline(budget_ms / 1000)
+        view, degraded = await self._look(scope, ask, deadline)
+        if view is not None and options.read:
+            ask, degraded = await self._remember(scope, ask, view, messages, options, deadline)
         read_ms = (time.perf_counter() - started) * 1000
-        stored = False
+        opened: ChatOpened | None = None
         if options.write:
-            stored, degraded = await self._store(scope, options.session, _new_messages(messages), degraded)
-        self._open[turn_id] = _Open(scope, options.session, options.write)
+            opened, failure = await self._store(scope, ask)
+            degraded = degraded or failure
+        notes, placed = self._placed(messages, places, _shown(ask, opened.view if opened else view), options.read)
+        if options.read and view is None and opened is None:
+            degraded = degraded if degraded != BLOCK_ONLY else NO_RECALL
+        self._open[turn_id] = _Open(scope, opened.place if opened else None)
+        if len(self._open) > MAX_OPEN:
+            del self._open[next(iter(self._open))]
         return OpenTurn(
             turn_id=turn_id,
             messages=tuple(placed),
-            used=tuple(hit.id for hit in hits),
-            tokens_added=sum(map(num_tokens, lines)),
+            used=tuple(dict.fromkeys(note.id for note in notes)),
+            tokens_added=sum(num_tokens(note.line) for note in notes),
             read_ms=round(read_ms, 2),
-            stored=stored,
+            stored=opened is not None,
             degraded=degraded,
+            salt=await self._salt(scope, opened.view if opened else view),
         )
 
-    async def close(self, turn_id: str, reply: str, status: str) -> bool:
-        """Log the reply; `partial` is noted with it. Says whether it is on disk."""
+    async def close(
+        self, turn_id: str, reply: str, status: str, tool_calls: Sequence[Mapping[str, Any]] | None = None
+    ) -> bool:
+        """Store the reply; `partial` is noted with it. Says whether it is on disk."""
         turn = self._open.pop(turn_id, None)
-        if turn is None or not turn.write or not reply.strip():
+        if turn is None or turn.place is None:
             return False
-        metadata = {"partial": True} if status == "partial" else {}
-        stored, _ = await self._store(turn.scope, turn.session, [Message("assistant", reply, metadata=metadata)], None)
-        return stored
-
-    async def _recall(
-        self, scope: Scope, messages: Sequence[Mapping[str, Any]], options: TurnOptions
-    ) -> tuple[list[Hit], str | None]:
-        question = _text(messages[-1])[-MAX_QUESTION_CHARS:]
-        top_k = self._config.top_k if options.top_k is None else options.top_k
-        max_tokens = self._config.max_tokens if options.max_tokens is None else options.max_tokens
-        if not (options.read and top_k and max_tokens and messages[-1]["role"] == "user" and question.strip()):
-            return [], None
+        item = reply_item(reply, tool_calls, is_partial=status == "partial")
+        if status == "partial" and item.message is None and not tool_calls:
+            return False  # no answer at all: the next attempt is to find the question without one
         try:
-            hits = await self._search(scope, question, top_k=top_k, max_tokens=max_tokens, filters=options.filters)
-            told = await self._contents(scope, [id for hit in hits for id in hit.source_ids])
-        except InvalidInput:
+            return await asyncio.shield(asyncio.ensure_future(self._close(turn.scope, turn.place, item)))
+        except LightMemError as error:
+            logger.warning("a reply was not stored: %s", error)
+            return False
+
+    def forget(self, scope: Scope) -> None:
+        """A user is erased: their open turns store nothing any more."""
+        for turn_id in [id for id, turn in self._open.items() if turn.scope == scope]:
+            del self._open[turn_id]
+
+    async def aclose(self) -> None:
+        """Wait for recalls that came too late."""
+        await self._late.aclose()
+
+    async def _close(self, scope: Scope, place: ChatPlace, item: ChatItem) -> bool:
+        around = self._around
+        is_stored, is_new = await around.store.close(scope, place, item, around.drafts, around.now())
+        if is_new:
+            around.wake(scope, place.session)
+        return is_stored
+
+    async def _look(self, scope: Scope, ask: ChatAsk, deadline: Deadline) -> tuple[ChatView | None, str | None]:
+        try:
+            return await self._late.within(self._around.store.look(scope, ask, self._around.now()), deadline.left), None
+        except TimeoutError:
+            return None, BLOCK_ONLY
+        except Conflict:
             raise
         except LightMemError as error:
-            logger.warning("recall failed: %s", error)
-            return [], error.code
-        present = {_text(message).strip() for message in messages}
-        return [hit for hit in hits if not all(told.get(id, "").strip() in present for id in hit.source_ids)], None
+            logger.warning("a conversation could not be read: %s", error)
+            return None, error.code
 
-    async def _store(
-        self, scope: Scope, session: str | None, messages: Sequence[Message], degraded: str | None
-    ) -> tuple[bool, str | None]:
-        if not messages:
-            return False, degraded
+    async def _remember(
+        self,
+        scope: Scope,
+        ask: ChatAsk,
+        view: ChatView,
+        messages: Sequence[Mapping[str, Any]],
+        options: TurnOptions,
+        deadline: Deadline,
+    ) -> tuple[ChatAsk, str | None]:
+        """The request with the block and the hits that it gets, and why they are fewer than they could be."""
+        present = {spoken_text(message) for message in messages}
+        block = view.block
+        if block is None and self._config.block.max_tokens:
+            try:
+                work = self._recaller.block(scope, view, present, self._config.block.max_tokens)
+                block, following = await self._late.within(work, deadline.left)
+                ask = replace(ask, block=block, next_block=following)
+            except TimeoutError:
+                return ask, NO_RECALL
+            except LightMemError as error:
+                logger.warning("a memory block could not be made: %s", error)
+                return ask, error.code
+        question = ask.items[-1].text[-MAX_QUESTION_CHARS:] if ask.items else ""
+        chat = self._config.chat
+        top_k = chat.top_k if options.top_k is None else options.top_k
+        max_tokens = chat.max_tokens if options.max_tokens is None else options.max_tokens
+        is_asked = messages[-1]["role"] == "user" and len(ask.items) - 1 not in view.injections
+        if not (is_asked and question.strip() and top_k and max_tokens):
+            return ask, None
+        known = [note for injection in view.injections.values() for note in injection.notes]
+        notes, degraded = await self._recaller.hits(
+            scope,
+            question,
+            present,
+            [*known, *(block.notes if block else ())],
+            top_k=top_k,
+            max_tokens=max_tokens,
+            filters=options.filters,
+            deadline=deadline,
+        )
+        return ask if notes is None else replace(ask, injection=Injection(notes, self._around.today())), degraded
+
+    async def _store(self, scope: Scope, ask: ChatAsk) -> tuple[ChatOpened | None, str | None]:
+        async def store() -> ChatOpened:
+            around = self._around
+            opened = await around.store.open(scope, ask, around.drafts, around.now())
+            if opened.is_new:
+                around.wake(scope, opened.place.session)
+            return opened
+
         try:
-            await self._log(scope, messages, session=session)
+            # Shielded: a caller that goes away must not leave messages that the stages do not know of.
+            return await asyncio.shield(asyncio.ensure_future(store())), None
+        except Conflict:
+            raise
         except LightMemError as error:
             logger.warning("a chat turn was not stored: %s", error)
-            return False, degraded or error.code
-        return True, degraded
+            return None, error.code
+
+    def _placed(
+        self, messages: Sequence[Mapping[str, Any]], places: Sequence[int], view: ChatView, is_read: bool
+    ) -> tuple[list[Note], list[Mapping[str, Any]]]:
+        """The memories in the prompt, in their order, and the prompt."""
+        if not is_read:
+            return [], list(messages)
+        block = view.block.notes if view.block and self._config.block.max_tokens else ()
+        texts = {places[i]: _text(injection) for i, injection in view.injections.items()}
+        placed = prompts.place(messages, block=[note.line for note in block], replayed=texts)
+        hits = [note for i in sorted(view.injections) for note in view.injections[i].notes]
+        return [*block, *hits], list(placed)
+
+    async def _salt(self, scope: Scope, view: ChatView | None) -> str:
+        if view is not None and view.salt is not None:
+            return view.salt
+        try:
+            return await self._around.store.salt(scope)
+        except LightMemError as error:
+            # Caches of nobody: better than caches that users share.
+            logger.warning("the salt of a user could not be read: %s", error)
+            return secrets.token_hex(32)
 
 
-def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
-    """A non-empty list of objects with a role, or `InvalidInput` that says where it is not."""
-    if not isinstance(messages, list | tuple) or not messages:
-        raise InvalidInput("messages must be a non-empty list")
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise InvalidInput(f"messages[{index}] must be an object with a role")
-        content = message.get("content")
-        if content is not None and not isinstance(content, str | list):
-            raise InvalidInput(f"messages[{index}].content must be text or a list of parts")
+def _shown(ask: ChatAsk, view: ChatView | None) -> ChatView:
+    """What the prompt shows: what is stored, or else what this request alone has found."""
+    view = view or ChatView()
+    injections = dict(view.injections)
+    if ask.injection is not None and ask.items:
+        injections.setdefault(len(ask.items) - 1, ask.injection)
+    return replace(view, injections=injections, block=view.block or ask.block)
 
 
-def _new_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """The user's words after the last reply."""
-    new: list[Message] = []
-    for message in reversed(messages):
-        if message["role"] == "assistant":
-            break
-        if message["role"] == "user" and _text(message).strip():
-            new.append(Message("user", _text(message), name=message.get("name")))
-    return new[::-1]
-
-
-def _text(message: Mapping[str, Any]) -> str:
-    """The text of a message; of many parts, the text parts."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
-    return "\n".join(text for text in texts if isinstance(text, str))
+def _text(injection: Injection) -> str:
+    return prompts.memory_text([note.line for note in injection.notes], injection.today)

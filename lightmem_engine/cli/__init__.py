@@ -1,4 +1,4 @@
-"""The command line: `lightmem-engine serve | add | search | flush | stats | eval | config | doctor`.
+"""The command line: `lightmem-engine serve | add | search | ...`.
 
 Exit codes: 0 done, 1 failed, 2 bad arguments.
 """

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from lightmem_engine.cli import commands
+from lightmem_engine.cli import commands, memory_commands
 from lightmem_engine.config_loader import LoadedConfig, load
 from lightmem_engine.errors import ConfigError, LightMemError
 from lightmem_engine.runtime.device import share_cores
 from lightmem_engine.version import VERSION
+
+Command = Callable[[str, object, str], argparse.ArgumentParser]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,27 +51,37 @@ def build_parser() -> argparse.ArgumentParser:
         own.set_defaults(run=run)
         return own
 
+    def memory(name: str, run: object, help: str) -> argparse.ArgumentParser:
+        own = command(name, run, help)
+        own.add_argument("--tenant", default="default", help="whose users (default: %(default)s)")
+        return own
+
     serve = command("serve", commands.serve, "serve an OpenAI-compatible chat endpoint with memory")
     serve.add_argument("--host", help="address to listen on")
     serve.add_argument("--port", type=int, help="port to listen on")
     serve.add_argument("--model", help="a Qwen checkpoint to run in process: a path or a hub name")
 
-    add = command("add", commands.add, "remember the messages of a JSONL file")
+    serve.add_argument("--upstream", metavar="URL", help="an OpenAI-compatible server to put memory in front of")
+    serve.add_argument("--keys", metavar="FILE", help="TOML file with API keys and their tenants")
+
+    add = memory("add", memory_commands.add, "remember the messages of a JSONL file")
     add.add_argument("file", metavar="FILE", help="JSON rows: role, content, optionally id, name, timestamp")
     add.add_argument("--user", required=True)
     add.add_argument("--session")
 
-    search = command("search", commands.search, "ask what is remembered")
+    search = memory("search", memory_commands.search, "ask what is remembered")
     search.add_argument("query", metavar="QUESTION")
     search.add_argument("--user", required=True)
     search.add_argument("--top-k", type=int, default=10)
     search.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
-    flush = command("flush", commands.flush, "turn everything that waits into long-term memory")
+    flush = memory("flush", memory_commands.flush, "turn everything that waits into long-term memory")
     flush.add_argument("--user")
 
-    stats = command("stats", commands.stats, "count what is stored, what waits and what is parked")
+    stats = memory("stats", memory_commands.stats, "count what is stored, what waits and what is parked")
     stats.add_argument("--user")
+
+    _add_memory_commands(command, memory)
 
     evaluate = command("eval", commands.evaluate, "replay a published data file through the engine and measure")
     evaluate.add_argument("what", choices=["locomo", "beam", "longmemeval", "segmentation", "compression"])
@@ -88,10 +100,40 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_memory_commands(command: Command, memory: Command) -> None:
+    """Those that read and change what is stored, beside the first four."""
+    entries = memory("entries", memory_commands.entries, "list all that is remembered of a user")
+    entries.add_argument("--user", required=True)
+    entries.add_argument("--json", action="store_true", help="one JSON object per line")
+
+    delete = memory("delete", memory_commands.delete, "delete entries, or a user, from every file and cache")
+    delete.add_argument("id", metavar="ID", nargs="*", help="entry ids, as `entries` lists them")
+    delete.add_argument("--user", required=True)
+    delete.add_argument("--all", action="store_true", help="everything of this user")
+
+    memory("users", memory_commands.users, "list the users of whom something is stored")
+
+    export = memory("export", memory_commands.export, "write memories as JSON Lines")
+    export.add_argument("--user", help="this user's only")
+    export.add_argument("-o", "--output", metavar="FILE", default="-", help="instead of standard output")
+
+    import_ = memory("import", memory_commands.import_, "take in an export; twice is harmless")
+    import_.add_argument("file", metavar="FILE", help="what `export` wrote; - reads standard input")
+
+    command("reindex", memory_commands.reindex, "embed everything anew, after the embedder was changed")
+
+
 def _load(args: argparse.Namespace) -> LoadedConfig:
     """The configuration, command-line flags last."""
     settings = list(args.set)
-    for flag, option in (("data_dir", "data_dir"), ("host", "server.host"), ("port", "server.port")):
+    flags = {
+        "data_dir": "data_dir",
+        "host": "server.host",
+        "port": "server.port",
+        "upstream": "upstream.url",
+        "keys": "identity.keys",
+    }
+    for flag, option in flags.items():
         if getattr(args, flag, None) is not None:
             settings.append(f"{option}={getattr(args, flag)}")
     if getattr(args, "model", None):

@@ -7,23 +7,24 @@ import dataclasses
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from lightmem_engine.config import EngineConfig
-from lightmem_engine.errors import InvalidInput, ModelError
+from lightmem_engine.errors import BackendUnavailable, InvalidInput, ModelError, Overloaded
+from lightmem_engine.long_term.offload import run
 from lightmem_engine.long_term.query import Question, read
 from lightmem_engine.long_term.rank import DEFAULT_WEIGHTS, Strategy, Weights, eligible_at, fuse, order
 from lightmem_engine.long_term.request import Request, checked
 from lightmem_engine.protocols import Clock, Feed, SearchIndex
+from lightmem_engine.runtime.late import LateWork
 from lightmem_engine.text import forget_words, num_tokens
 from lightmem_engine.types import Columns, Floats, Hit, IndexDoc, Scope, Vector, Vectors
 
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 Render = Callable[[Hit], str]
 Spoken = Callable[[str, str], str]
-T = TypeVar("T")
 
 _SPARE = 16  # candidates beyond top_k, for what was deleted since the index last looked
 _MAX_ROUNDS = 4
@@ -91,6 +92,7 @@ class LongTermMemory:
         self._weights = weights
         self._spoken = spoken or (lambda speaker, text: text)
         self._users: OrderedDict[Scope, _User] = OrderedDict()
+        self._late = LateWork()
 
     def __len__(self) -> int:
         """Users whose index is in memory."""
@@ -115,13 +117,24 @@ class LongTermMemory:
         strategy: instead of the configured `search.index_strategy`.
         """
         strategy = strategy or self._config.search.index_strategy
-        request = checked(query, top_k, max_tokens, as_of, filters, strategy)
+        return (await self._search(scope, checked(query, top_k, max_tokens, as_of, filters, strategy), None))[0]
+
+    async def recall(
+        self, scope: Scope, query: str, *, top_k: int, filters: Mapping[str, Any] | None, patience: float
+    ) -> tuple[list[Hit], bool]:
+        """As `search`, for somebody in a hurry: an embedding that fails, or takes more than `patience` seconds, is
+        given up. Also says whether meaning had a part in the answer, or words alone."""
+        strategy = self._config.search.index_strategy
+        return await self._search(scope, checked(query, top_k, None, None, filters, strategy), patience)
+
+    async def _search(self, scope: Scope, request: Request, patience: float | None) -> tuple[list[Hit], bool]:
         user = self._user(scope)
-        await self._catch_up(scope, user)
+        # Somebody in a hurry may go away, but what he began of a large index is there for the next one.
+        await (self._catch_up(scope, user) if patience is None else self._late.kept(self._catch_up(scope, user)))
         if not len(user.index):
-            return []
+            return [], True
         question = read(request.query, list(user.index.columns().speakers))
-        signals = await self._signals(user, request, question)
+        signals = await self._signals(user, request, question, patience)
         limit = 2 * request.top_k + _SPARE
         for _ in range(_MAX_ROUNDS):
             ranked, is_all = await self._rank(user, request, question, signals, limit)
@@ -130,7 +143,12 @@ class LongTermMemory:
                 break
             await self._catch_up(scope, user)
             limit *= 4
-        return hits if request.max_tokens is None else self._within(hits, request.max_tokens)
+        is_complete = signals.vector is not None or request.strategy == "context"
+        return hits if request.max_tokens is None else self._within(hits, request.max_tokens), is_complete
+
+    async def aclose(self) -> None:
+        """Wait for what goes on without a caller."""
+        await self._late.aclose()
 
     def forget(self, scope: Scope) -> None:
         """Drop the cached index of a user; the next search builds it anew from the feed. Searches under way finish on
@@ -154,28 +172,36 @@ class LongTermMemory:
             docs, seq = await self._feed.changes(scope, user.index.applied_seq)
             if docs:
                 user.intact = False
-                await _run(lambda: _take_in(user.index, docs, seq), inline=_is_small(docs))
+                await run(lambda: _take_in(user.index, docs, seq), inline=_is_small(docs))
                 user.intact = True
 
-    async def _signals(self, user: _User, request: Request, question: Question) -> _Signals:
+    async def _signals(self, user: _User, request: Request, question: Question, patience: float | None) -> _Signals:
         """Embed the question; in a large memory look up its words meanwhile."""
         if request.strategy == "context":
             return _Signals(None)
         if request.strategy == "embedding" or len(user.index) <= _INLINE_SEARCH:
-            return _Signals(await self._question_vector(user, question))
+            return _Signals(await self._vector_in_time(user, question, patience))
 
         async def look_up() -> _Signals:
             async with user.lock:
                 index = user.index
-                found = await _run(lambda: index.lexical(question.terms), inline=False)
+                found = await run(lambda: index.lexical(question.terms), inline=False)
                 return _Signals(None, found, index, index.applied_seq)
 
         words = asyncio.ensure_future(look_up())
         try:
-            vector = await self._question_vector(user, question)
+            vector = await self._vector_in_time(user, question, patience)
         finally:
             found = await words
         return dataclasses.replace(found, vector=vector)
+
+    async def _vector_in_time(self, user: _User, question: Question, patience: float | None) -> Vector | None:
+        if patience is None:
+            return await self._question_vector(user, question)
+        try:
+            return await asyncio.wait_for(self._question_vector(user, question), patience)
+        except (TimeoutError, BackendUnavailable, ModelError, Overloaded):
+            return None
 
     async def _question_vector(self, user: _User, question: Question) -> Vector:
         """Embed the question; in the same pass the newest documents that have no vector yet, so that what was said a
@@ -205,12 +231,15 @@ class LongTermMemory:
         """(ref, score) of the best candidates, each ref once, and whether these are all there are."""
         now = self._clock.now()
 
+        # Without the question's vector, words decide.
+        strategy = request.strategy if signals.vector is not None else "context"
+
         def rank() -> tuple[list[tuple[str, float]], bool]:
             columns = user.index.columns()
             eligible = eligible_at(columns, now, request.as_of)
             if request.filter is not None:
                 eligible &= request.filter(columns)
-            scores = self._scores(user.index, columns, question, signals, request.strategy)
+            scores = self._scores(user.index, columns, question, signals, strategy)
             slots = order(scores, eligible, limit)
             best: dict[str, float] = {}
             for slot in slots.tolist():
@@ -218,7 +247,7 @@ class LongTermMemory:
             return list(best.items()), len(slots) < limit
 
         async with user.lock:
-            return await _run(rank, inline=len(user.index) <= _INLINE_SEARCH)
+            return await run(rank, inline=len(user.index) <= _INLINE_SEARCH)
 
     def _scores(
         self, index: SearchIndex, columns: Columns, question: Question, signals: _Signals, strategy: Strategy
@@ -260,21 +289,3 @@ class LongTermMemory:
 
 def _is_small(docs: Sequence[IndexDoc]) -> bool:
     return len(docs) <= _INLINE_DOCS and sum(len(doc.text) for doc in docs) <= _INLINE_DOCS * 1000
-
-
-async def _run(work: Callable[[], T], *, inline: bool) -> T:
-    """Do CPU work, in a thread unless it is small. A cancelled caller still waits for the thread to leave, because
-    it holds the lock of what the thread works on."""
-    if inline:
-        return work()
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                continue
-        task.exception()  # seen, so that nobody reports it as lost
-        raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +24,9 @@ def check_sampling(sampling: Sampling) -> None:
         raise InvalidInput(f"temperature must be 0 or more, got {sampling.temperature}")
     if not 0 < sampling.top_p <= 1:
         raise InvalidInput(f"top_p must be above 0 and at most 1, got {sampling.top_p}")
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not -2 <= getattr(sampling, name) <= 2:
+            raise InvalidInput(f"{name} must be between -2 and 2, got {getattr(sampling, name)}")
 
 
 class Sampler:
@@ -31,6 +34,7 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
+        self._counts: Counter[int] = Counter()
         self._generator = torch.Generator(device="cpu")
         if sampling.seed is None:
             self._generator.seed()
@@ -38,7 +42,20 @@ class Sampler:
             self._generator.manual_seed(sampling.seed % 2**63)
 
     def draw(self, logits: torch.Tensor) -> int:
-        """logits: float32 [vocab] on the CPU."""
+        """logits: float32 [vocab] on the CPU. What was drawn before is made less likely by the penalties."""
+        token = self._draw(self._penalised(logits))
+        self._counts[token] += 1
+        return token
+
+    def _penalised(self, logits: torch.Tensor) -> torch.Tensor:
+        frequency, presence = self._sampling.frequency_penalty, self._sampling.presence_penalty
+        if not self._counts or (frequency == 0 and presence == 0):
+            return logits
+        tokens = torch.tensor(list(self._counts))
+        counts = torch.tensor(list(self._counts.values()), dtype=logits.dtype)
+        return logits.index_add(0, tokens, -(frequency * counts + presence))
+
+    def _draw(self, logits: torch.Tensor) -> int:
         if self._sampling.temperature == 0:
             return int(logits.argmax())
         probabilities = torch.softmax(logits / self._sampling.temperature, dim=-1)

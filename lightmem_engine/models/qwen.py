@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from lightmem_engine.errors import BackendUnavailable, ConfigError, InvalidInput, Overloaded
+from lightmem_engine.errors import BackendUnavailable, ConfigError, ContextTooLong, Overloaded
+from lightmem_engine.models.chat_template import opened_thought, render
 from lightmem_engine.models.checkpoint import progress_on_terminals_only
 from lightmem_engine.models.decoding import Grammars, Sampler, TextStream, check_sampling
+from lightmem_engine.models.logprobs import token_logprob
 from lightmem_engine.models.prefix_cache import PrefixCache
 from lightmem_engine.models.worker import StepRunner, StepWorker
 from lightmem_engine.prompts import v1
-from lightmem_engine.types import Completion, Delta, FinishReason, Priority, Prompt, Sampling, Usage
+from lightmem_engine.types import Completion, Delta, FinishReason, Priority, Prompt, Sampling, TokenLogprob, Usage
 
 T = TypeVar("T")
 
@@ -131,21 +132,18 @@ class QwenModel:
             raise Overloaded(f"{self.name}: no device memory left for this request") from error
 
     def _open(self, prompt: Prompt, sampling: Sampling) -> _Run:
-        tokens = self._encode(prompt)
+        text = render(self._tokenizer, prompt, self.name)
+        tokens = self._tokens(text)
         if len(tokens) >= self.max_context:
-            raise InvalidInput(f"the prompt has {len(tokens)} tokens; {self.name} reads at most {self.max_context - 1}")
-        return _Run(self, tokens, prompt.schema, sampling)
+            raise ContextTooLong(
+                f"the prompt has {len(tokens)} tokens; {self.name} reads at most {self.max_context - 1}"
+            )
+        return _Run(self, tokens, prompt.schema, sampling, opened_thought(text))
 
     def _encode(self, prompt: Prompt) -> list[int]:
-        messages = [{**message, "content": _text(message)} for message in prompt.messages]
-        if not messages:
-            raise InvalidInput("a prompt needs at least one message")
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-        except TemplateError as error:
-            raise InvalidInput(f"the chat template of {self.name} refuses these messages: {error}") from error
+        return self._tokens(render(self._tokenizer, prompt, self.name))
+
+    def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -159,12 +157,21 @@ class _Run:
     """One completion in progress; lives on the worker's thread."""
 
     def __init__(
-        self, owner: QwenModel, prompt: list[int], schema: Mapping[str, Any] | None, sampling: Sampling
+        self,
+        owner: QwenModel,
+        prompt: list[int],
+        schema: Mapping[str, Any] | None,
+        sampling: Sampling,
+        opening: str = "",
     ) -> None:
+        """opening: text that the template has already written on the model's behalf."""
         self._owner = owner
         self._prompt = prompt
         self._generated: list[int] = []
+        self._opening = opening
         self._sampler = Sampler(sampling)
+        self._top_logprobs = sampling.top_logprobs
+        self._logprobs: list[TokenLogprob] = []
         self._text = TextStream(owner._tokenizer, sampling.stop)
         self._mask = owner._matcher(schema) if schema is not None else None
         room = owner.max_context - len(prompt)
@@ -183,12 +190,16 @@ class _Run:
         if self._generated:
             self._feed(self._generated[-1:])
         assert self._logits is not None
+        logits = self._logits
         if self._mask is not None:
-            self._mask.apply(self._logits)
-        token = self._sampler.draw(self._logits)
+            logits = logits.clone()
+            self._mask.apply(logits)
+        token = self._sampler.draw(logits)
         self._generated.append(token)
         if token in self._owner._end_tokens:
             return self._end("", "stop")
+        if self._top_logprobs is not None:
+            self._logprobs.append(token_logprob(self._owner._tokenizer, self._logits, token, self._top_logprobs))
         if self._mask is not None:
             self._mask.accept(token)
         text = self._text.push(token)
@@ -196,14 +207,19 @@ class _Run:
             return self._end(text, "stop")
         if len(self._generated) >= self._limit:
             return self._end(text, "length")
-        return Delta(text)
+        return self._delta(text) if text or self._opening else Delta()
 
     def store(self) -> None:
         """Hand what was read and written to the prefix cache."""
         self._owner._cache.put([*self._prompt, *self._generated][: self._num_fed], self._cache)
 
     def _end(self, text: str, reason: FinishReason) -> Delta:
-        return Delta(text + self._text.finish(), reason, self._usage())
+        return self._delta(text + self._text.finish(), reason, self._usage())
+
+    def _delta(self, text: str, reason: FinishReason | None = None, usage: Usage | None = None) -> Delta:
+        opening, self._opening = self._opening, ""
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        return Delta(opening + text, reason, usage, logprobs)
 
     def _usage(self) -> Usage:
         return Usage(len(self._prompt), len(self._generated), self._num_cached)
@@ -248,16 +264,3 @@ def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
     ends.add(tokenizer.get_added_vocab().get("<|im_end|>"))
     return frozenset(int(end) for end in ends if end is not None)
-
-
-def _text(message: Mapping[str, Any]) -> str:
-    """The text of a message; Qwen's text templates would print a list of parts as it is."""
-    content = message.get("content")
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    parts = [part if isinstance(part, Mapping) else {} for part in content]
-    if any(part.get("type") != "text" for part in parts):
-        raise InvalidInput("this model reads text only; the request has other parts")
-    return "".join(str(part.get("text", "")) for part in parts)

@@ -31,6 +31,7 @@ class RemoteModel:
     send_priority: put our priority into the body, which only servers with priority scheduling accept.
     template_options: sent as `chat_template_kwargs`, e.g. {"enable_thinking": False}; None sends nothing, because
         servers other than vLLM may refuse the field.
+    model: may be empty; the server is then asked, at the first call, which model it serves.
     timeout_seconds: longest silence of the server, before the answer and between its pieces.
     """
 
@@ -49,6 +50,8 @@ class RemoteModel:
             raise ConfigError(f"lm.url must begin with http:// or https://, got {url!r}")
         self.name = model
         self._url = f"{url.rstrip('/')}/chat/completions"
+        self._lists_models = True
+        self._models_url = f"{url.rstrip('/')}/models"
         self._send_priority = send_priority
         self._template_options = template_options
         self._slots = asyncio.Semaphore(max_concurrency)
@@ -69,6 +72,7 @@ class RemoteModel:
 
     async def stream(self, prompt: Prompt, *, sampling: Sampling, priority: Priority) -> AsyncGenerator[Delta, None]:
         """Raises `BackendUnavailable` also when the stream ends before the answer does."""
+        await self._learn_name()
         body = {**self._body(prompt, sampling, priority), "stream": True, "stream_options": {"include_usage": True}}
         reason: FinishReason | None = None
         usage = Usage()
@@ -88,12 +92,29 @@ class RemoteModel:
         await self._client.aclose()
 
     async def _complete(self, prompt: Prompt, sampling: Sampling, priority: Priority) -> Completion:
+        await self._learn_name()
         async with self._open(self._body(prompt, sampling, priority)) as response:
             answer = _parse(await response.aread())
         text, reason = _choice(answer, "message")
         if reason is None:
             raise ModelError(f"{self._url} answered without a choice: {_shortened(json.dumps(answer))}")
         return Completion(text, reason, _usage(answer) or Usage())
+
+    async def _learn_name(self) -> None:
+        """Fill in the model's name, if nobody has given one. A server without a list of models needs none."""
+        if self.name or not self._lists_models:
+            return
+        try:
+            async with self._open(None) as response:
+                answer = _parse(await response.aread())
+        except NotFound:
+            self._lists_models = False
+            return
+        models = answer.get("data")
+        first = models[0] if isinstance(models, list) and models else None
+        if not isinstance(first, dict) or not isinstance(first.get("id"), str):
+            raise ModelError(f"{self._models_url} names no model; set lm.model")
+        self.name = first["id"]
 
     def _body(self, prompt: Prompt, sampling: Sampling, priority: Priority) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -106,23 +127,31 @@ class RemoteModel:
             body["max_tokens"] = sampling.max_tokens
         if sampling.seed is not None:
             body["seed"] = sampling.seed
+        if sampling.presence_penalty:
+            body["presence_penalty"] = sampling.presence_penalty
+        if sampling.frequency_penalty:
+            body["frequency_penalty"] = sampling.frequency_penalty
         if sampling.stop:
             body["stop"] = list(sampling.stop)
         if prompt.schema is not None:
             named = {"name": str(prompt.schema.get("title", "answer")), "schema": dict(prompt.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
+        if prompt.tools:
+            body["tools"] = [dict(tool) for tool in prompt.tools]
         if self._send_priority:
             body["priority"] = int(priority)
-        if self._template_options is not None:
-            body["chat_template_kwargs"] = dict(self._template_options)
+        if self._template_options is not None or prompt.template_options:
+            body["chat_template_kwargs"] = {**(self._template_options or {}), **prompt.template_options}
         return body
 
     @asynccontextmanager
-    async def _open(self, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+    async def _open(self, body: Mapping[str, Any] | None) -> AsyncIterator[httpx.Response]:
+        """The answer to a chat request, or to the question which models there are."""
+        method, url = ("GET", self._models_url) if body is None else ("POST", self._url)
         try:
-            async with self._slots, self._client.stream("POST", self._url, json=body) as response:
+            async with self._slots, self._client.stream(method, url, json=body) as response:
                 if response.status_code != 200:
-                    raise _refusal(self._url, response.status_code, await response.aread())
+                    raise _refusal(url, response.status_code, await response.aread())
                 yield response
         except httpx.TimeoutException as error:
             raise BackendUnavailable(f"{self._url} did not answer in time ({type(error).__name__})") from error

@@ -6,14 +6,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from lightmem_engine.models.encoder import Encoder, check_layers
 from lightmem_engine.models.window_pass import LaidOut, WindowPass, read_windows
-from lightmem_engine.text import STOPWORDS, UNSPACED, search_terms
+from lightmem_engine.text import STOPWORDS, UNSPACED, search_terms, word_cache
 from lightmem_engine.types import Floats, Window, WindowScores, Word
 
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
@@ -107,12 +106,12 @@ def _z(values: Any, among: Any) -> Any:
     return np.clip((values - values[among].mean()) / spread, -9, 9) if spread > 1e-9 else np.zeros_like(values)
 
 
-@lru_cache(maxsize=1 << 15)
+@word_cache(1 << 15)
 def _terms(word: str) -> tuple[str, ...]:
     return tuple(search_terms(word))
 
 
-@lru_cache(maxsize=1 << 15)
+@word_cache(1 << 15)
 def _kind(word: str) -> float:
     if word in STOPWORDS:
         return STOPWORD_SCORE

@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
 from lightmem_engine.errors import InvalidInput
-from lightmem_engine.text import search_terms
+from lightmem_engine.text import search_terms, word_cache
 from lightmem_engine.types import Vector, Vectors, Window, WindowScores, Word
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -23,7 +22,7 @@ def _hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
-@lru_cache(maxsize=1 << 14)
+@word_cache(1 << 14)
 def _direction(term: str, dim: int) -> Vector:
     drawn = np.random.default_rng(_hash(term)).standard_normal(dim)
     return np.asarray(drawn / np.linalg.norm(drawn), np.float32)

@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-from lightmem_engine.types import Completion, Delta, FinishReason, Priority, Prompt, Sampling, Usage
+from lightmem_engine.types import Completion, Delta, FinishReason, Priority, Prompt, Sampling, TokenLogprob, Usage
 
 _TOKEN = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
 _MEMORY = re.compile(r"<memory>\n.*?\n</memory>\n*", re.DOTALL)
@@ -32,12 +32,20 @@ class StubModel:
         """See `LanguageModel`; one token at a time."""
         whole = _completion(prompt, sampling)
         for token in _TOKEN.findall(whole.text):
-            yield Delta(token)
+            yield Delta(token, logprobs=_certain(token, sampling))
             await asyncio.sleep(0)  # as a real model would, let others go on between two tokens
         yield Delta("", whole.finish_reason, whole.usage)
 
     async def aclose(self) -> None:
         """Nothing to release."""
+
+
+def _certain(token: str, sampling: Sampling) -> tuple[TokenLogprob, ...]:
+    """A stub is sure of every word: probability 1."""
+    if sampling.top_logprobs is None:
+        return ()
+    alone = TokenLogprob(token, 0.0, token.encode())
+    return (TokenLogprob(token, 0.0, alone.raw, (alone,) if sampling.top_logprobs else ()),)
 
 
 def _completion(prompt: Prompt, sampling: Sampling) -> Completion:

@@ -63,7 +63,8 @@ async def run_bisecting(
                 middle = len(items) // 2
                 left = await run_bisecting(items[:middle], work, retry)
                 return left + await run_bisecting(items[middle:], work, retry)
-            logger.warning("an item failed: %s", _describe(error), exc_info=not failures)
+            logger.warning("an item failed: %s", type(error).__name__)
+            logger.debug("what failed and where", exc_info=error)  # may quote what somebody said
             failures += 1
             if failures >= retry.max_attempts:
                 return [Poison(_describe(error), failures)]

@@ -14,8 +14,9 @@ from lightmem_engine.protocols import Clock
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.short_term.extract import Extraction
 from lightmem_engine.short_term.memory import due
-from lightmem_engine.stores import entries, work
+from lightmem_engine.stores import entries, presence, work
 from lightmem_engine.stores.memory_db import MemoryDB
+from lightmem_engine.stores.supersede import withdraw_entries
 from lightmem_engine.types import EntryDraft, Scope, Segment, Vector, Vectors
 
 Extract = Callable[[Sequence[Segment]], Awaitable[Extraction]]
@@ -35,7 +36,9 @@ class ExtractStage:
         retry: Retry,
         clock: Clock,
         failpoints: Failpoints,
+        forget_prompts: Callable[[], Awaitable[None]],
     ) -> None:
+        """forget_prompts: empties the model's caches of what it has read."""
         self._db = db
         self._extract = extract
         self._embed = embed
@@ -44,6 +47,7 @@ class ExtractStage:
         self._retry = retry
         self._clock = clock
         self._failpoints = failpoints
+        self._forget_prompts = forget_prompts
 
     async def run(self, scope: Scope, *, force: bool) -> None:
         """Extract every batch of the user that is due; with `force`, all closed segments."""
@@ -62,7 +66,8 @@ class ExtractStage:
 
         async def extract(part: Sequence[Segment]) -> list[list[tuple[EntryDraft, Vector]]]:
             nonlocal spent
-            extraction = await self._extract(part)
+            told = [segment for segment in part if segment.turns]
+            extraction = await self._extract(told) if told else Extraction()
             spent += extraction
             embedded = await self._with_vectors(extraction.drafts)
             return [[pair for pair in embedded if pair[0].segment == segment.id] for segment in part]
@@ -70,20 +75,29 @@ class ExtractStage:
         results = await run_bisecting(segments, extract, self._retry)
         seconds = time.perf_counter() - started
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> bool:
             now = self._clock.now()
-            for segment, result in zip(segments, results, strict=True):
+            # What was drawn from a segment of which something was deleted meanwhile may quote it: drawn anew, or gone.
+            unchanged = [presence.is_unchanged(connection, segment) for segment in segments]
+            for segment, result, stands in zip(segments, results, unchanged, strict=True):
+                if not stands:
+                    continue
                 if isinstance(result, Poison):
                     work.park(connection, work.EXTRACT, scope, segment.id, result.error, result.attempts, now)
                     work.set_segment_state(connection, scope, [segment.id], "parked")
                 else:
                     drafts, vectors = [draft for draft, _ in result], [vector for _, vector in result]
                     entries.insert(connection, scope, drafts, vectors, self._embed_model, now)
+                    # A branch may have superseded what was just extracted.
+                    withdraw_entries(connection, scope, [turn.turn.seq for turn in segment.turns], now)
                     work.set_segment_state(connection, scope, [segment.id], "extracted")
-            work.add_usage(connection, scope, work.EXTRACT, spent.num_calls, spent.usage, seconds)
+            if any(unchanged):
+                work.add_usage(connection, scope, work.EXTRACT, spent.num_calls, spent.usage, seconds)
             self._failpoints.reach("stage.commit")
+            return all(unchanged)
 
-        await self._db.write(write)
+        if not await self._db.write(write):
+            await self._forget_prompts()
 
     async def _with_vectors(self, drafts: Sequence[EntryDraft]) -> list[tuple[EntryDraft, Vector]]:
         """Each draft with its vector; those that have none are embedded together."""

@@ -30,6 +30,14 @@ class IdleTimers(Generic[K]):
             self._push(key, deadline)
             self._arm()
 
+    def forget(self, keys: Callable[[K], bool]) -> None:
+        """Drop the keys that `keys` picks; they do not expire."""
+        for key in [key for key in self._deadlines if keys(key)]:
+            del self._deadlines[key]
+        self._heap = [item for item in self._heap if item[2] in self._deadlines]
+        heapq.heapify(self._heap)
+        self._arm()
+
     def close(self) -> None:
         """Forget everything."""
         self._deadlines.clear()

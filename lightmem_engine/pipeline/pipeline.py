@@ -111,6 +111,17 @@ class Pipeline:
         self._idle.touch((scope, session), self._clock.monotonic() + self._idle_seconds)
         self._to_sense.put(scope)
 
+    def forget(self, scope: Scope) -> None:
+        """Some of the user's words are gone: keep none in memory, and look again at who waits for what."""
+        self._sense.forget(scope)
+        if scope in self._pending:
+            self._to_sense.put(scope)
+
+    def forget_user(self, scope: Scope) -> None:
+        """All of the user's data is gone."""
+        self.forget(scope)
+        self._idle.forget(lambda key: key[0] == scope)
+
     async def flush(self, scope: Scope | None = None) -> None:
         """Wait until everything logged so far is in long-term memory or parked; of all users if none is named.
 
@@ -171,6 +182,7 @@ class Pipeline:
         pending = self._pending.get(scope)
         if pending is None or not (pending.closing or pending.flushes):
             return True
+        waiting = list(pending.flushes)
         unsensed, rows, reached = await self._db.read(
             lambda connection: (
                 work.unsensed_sessions(connection, scope),
@@ -178,7 +190,8 @@ class Pipeline:
                 work.cursor(connection, work.SENSE, scope),
             )
         )
-        flushes = [flush for flush in pending.flushes if flush.target <= reached]
+        # With nothing left to sense a target is reached, too: its message may have been deleted.
+        flushes = [flush for flush in waiting if flush.target <= reached or not unsensed]
         silent = pending.closing - unsensed
         pending.closing -= silent  # before the write: a session may fall silent again meanwhile
         sessions = silent | {session for _, session, _ in rows if flushes}
@@ -229,8 +242,12 @@ def _targets(connection: sqlite3.Connection, scope: Scope | None) -> list[tuple[
     if scope is not None:
         scopes = [scope]
     else:
-        open_sessions = [row[0] for row in work.open_sessions(connection)]
-        scopes = list(dict.fromkeys([*work.unfinished(connection), *open_sessions]))
+        connection.execute("BEGIN")  # of one commit, or a user could pass from one list to the other unseen
+        try:
+            open_sessions = [row[0] for row in work.open_sessions(connection)]
+            scopes = list(dict.fromkeys([*work.unfinished(connection), *open_sessions]))
+        finally:
+            connection.execute("COMMIT")
     return [(one, log.last_seq(connection, one)) for one in scopes]
 
 

@@ -17,8 +17,9 @@ from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.sensory.memory import SensoryJob, SensoryMemory
 from lightmem_engine.sensory.segment import Decision, TurnSignal, decide
 from lightmem_engine.sensory.term_counts import TermCounts
-from lightmem_engine.stores import log, work
+from lightmem_engine.stores import log, presence, work
 from lightmem_engine.stores.memory_db import MemoryDB
+from lightmem_engine.stores.supersede import superseded
 from lightmem_engine.types import Scope, SensedTurn, Turn, Usage
 
 MAX_MESSAGES_PER_USER = 16
@@ -43,8 +44,10 @@ class _Next:
     """What a user's log holds after the cursor."""
 
     turns: list[Turn]
+    superseded: set[int]  # among the turns; nobody is to recall them
     contexts: dict[str, list[Turn]]
     earlier: list[str]  # texts for term statistics that are not in memory, oldest first
+    settled: set[int]  # messages that came with their results
 
 
 class SenseStage:
@@ -81,7 +84,7 @@ class SenseStage:
         seconds = (time.perf_counter() - started) / max(1, len(items))
         for scope, following in zip(scopes, found, strict=True):
             if following.turns:
-                await self._commit(scope, outcomes[scope], following.turns[-1].seq, seconds)
+                await self._commit(scope, outcomes[scope], following.turns, seconds)
         return {
             scope: len(following.turns) == MAX_MESSAGES_PER_USER for scope, following in zip(scopes, found, strict=True)
         }
@@ -101,7 +104,7 @@ class SenseStage:
         jobs = []
         for (scope, _), group in itertools.groupby(items, key=lambda item: (item.turn.scope, item.turn.session)):
             batch = list(group)
-            counts = self._counts[scope]
+            counts = self._counts.get(scope) or TermCounts()  # forgotten meanwhile, if its user was
             turns = tuple(item.turn for item in batch)
             before = batch[0].context
             jobs.append(
@@ -121,7 +124,7 @@ class SenseStage:
         cursor = work.cursor(connection, work.SENSE, scope)
         turns = log.turns_after(connection, scope, cursor, MAX_MESSAGES_PER_USER)
         if not turns:
-            return _Next([], {}, [])
+            return _Next([], set(), {}, [], set())
         first = turns[0].seq
         contexts = {
             session: log.turns_before(connection, scope, session, first, self._sensory.context_turns)
@@ -129,7 +132,13 @@ class SenseStage:
         }
         known = scope in self._counts
         earlier = [] if known else log.texts_before(connection, scope, first, MAX_COUNTED_MESSAGES)
-        return _Next(turns, contexts, earlier)
+        seqs = [turn.seq for turn in turns]
+        settled = presence.settled(connection, work.SENSE, seqs)
+        return _Next(turns, superseded(connection, seqs), contexts, earlier, settled)
+
+    def forget(self, scope: Scope) -> None:
+        """Drop what is kept in memory of a user's words."""
+        self._counts.pop(scope, None)
 
     def _count(self, scope: Scope, following: _Next) -> None:
         """Let the user's term statistics know the new messages."""
@@ -139,20 +148,25 @@ class SenseStage:
         for text in following.earlier:
             counts.add(text)
         for turn in following.turns:
-            if turn.role in REMEMBERED_ROLES:
+            if turn.role in REMEMBERED_ROLES and turn.seq not in following.superseded:
                 counts.add(turn.text)
         self._counts[scope] = counts
         while len(self._counts) > MAX_COUNTED_USERS:
             self._counts.popitem(last=False)
 
     async def _commit(
-        self, scope: Scope, outcome: dict[int, SensedTurn | Poison], last_seq: int, seconds_each: float
+        self, scope: Scope, outcome: dict[int, SensedTurn | Poison], turns: Sequence[Turn], seconds_each: float
     ) -> None:
-        """Results, segments and cursor in one transaction."""
-        sensed = [result for result in outcome.values() if isinstance(result, SensedTurn)]
-        poison = {seq: result for seq, result in outcome.items() if isinstance(result, Poison)}
+        """Results, segments and cursor in one transaction; of what was erased since it was read, nothing."""
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> bool:
+            alive = presence.alive(connection, turns)
+            if not alive:
+                return False
+            left = {seq: result for seq, result in outcome.items() if seq in alive}
+            gone = superseded(connection, left)  # a branch may have superseded some meanwhile
+            sensed = [r for r in left.values() if isinstance(r, SensedTurn) and r.turn.seq not in gone]
+            poison = {seq: result for seq, result in left.items() if isinstance(result, Poison)}
             work.save_sensed(connection, scope, sensed)
             for seq, item in poison.items():
                 work.park(connection, work.SENSE, scope, seq, item.error, item.attempts, self._clock.now())
@@ -160,10 +174,12 @@ class SenseStage:
                 self._segment(connection, scope, session, final=False)
             usage = Usage(prompt_tokens=sum(result.num_tokens for result in sensed))
             work.add_usage(connection, scope, work.SENSE, len(sensed), usage, seconds_each * len(outcome))
-            work.advance(connection, work.SENSE, scope, last_seq)
+            work.advance(connection, work.SENSE, scope, turns[-1].seq)
             self._failpoints.reach("stage.commit")
+            return len(alive) == len(turns)
 
-        await self._db.write(write)
+        if not await self._db.write(write):
+            self.forget(scope)
 
     def _segment(self, connection: sqlite3.Connection, scope: Scope, session: str, *, final: bool) -> None:
         """Close the segments whose ends are decided; with `final`, all of them."""
@@ -193,10 +209,10 @@ class SenseStage:
 
 
 def _items(following: _Next, context_turns: int) -> list[_Item]:
-    """A user's remembered turns, session by session, each with the turns before it."""
+    """A user's remembered turns, superseded ones left out, session by session, each with the turns before it."""
     items = []
     for turn in sorted(following.turns, key=lambda turn: (turn.session, turn.seq)):
-        if turn.role in REMEMBERED_ROLES:
+        if turn.role in REMEMBERED_ROLES and turn.seq not in following.superseded | following.settled:
             before = following.contexts[turn.session]
             items.append(_Item(turn, tuple(before[-context_turns:])))
             before.append(turn)

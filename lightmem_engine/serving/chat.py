@@ -1,136 +1,200 @@
-"""OpenAI's shapes around a chat turn with memory."""
+"""A chat turn over HTTP: identity, memory, model, memory, answer.
+
+Without an identity the answer goes through untouched. With one, the user's words are on disk before the model is
+asked, and the reply before the client learns that it is finished; the client that leaves, and the model that breaks
+off, leave a partial reply. Memory that fails is reported and never fails a chat.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import time
-import uuid
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from lightmem_engine.engine import LocalEngine
-from lightmem_engine.errors import LightMemError, NotFound
-from lightmem_engine.serving.schemas import ChatBody, MemoryBody
-from lightmem_engine.types import FinishReason, OpenTurn, Sampling, Scope, TurnOptions, Usage
+from starlette.types import Message, Send
 
-USER_HEADER = "x-memory-user-id"
-SESSION_HEADER = "x-memory-session-id"
+from lightmem_engine.engine import LocalEngine
+from lightmem_engine.errors import InvalidInput, LightMemError
+from lightmem_engine.serving.backends import Answer, Backend, ChatRequest
+from lightmem_engine.serving.connection import uninterrupted
+from lightmem_engine.serving.errors import UpstreamUnreachable, shape
+from lightmem_engine.serving.gateway import send_through
+from lightmem_engine.serving.identity import Identity
+from lightmem_engine.serving.metrics import Metrics
+from lightmem_engine.serving.reply import ReplyWatch, read_object
+from lightmem_engine.serving.sse import DONE, EventSplitter, data_of, event_of, event_with_member, with_member
+from lightmem_engine.serving.tracing import span
+from lightmem_engine.types import OpenTurn
+
+logger = logging.getLogger(__name__)
+
+_LENGTH = b"content-length"
 
 
 class ChatExchange:
-    """One request to `/v1/chat/completions`: `open`, then `complete` or `stream`."""
+    """One request to `/v1/chat/completions` and its answer; `run` once."""
 
-    def __init__(self, engine: LocalEngine, body: ChatBody, headers: dict[str, str]) -> None:
-        if body.model not in (None, "", engine.lm.name):
-            raise NotFound(f"the model {body.model!r} does not exist; this server serves {engine.lm.name!r}")
-        memory = body.memory or MemoryBody()
-        user = headers.get(USER_HEADER) or memory.user_id or body.user
+    def __init__(
+        self, engine: LocalEngine, backend: Backend, metrics: Metrics, request: ChatRequest, identity: Identity | None
+    ) -> None:
         self._engine = engine
-        self._body = body
-        self._scope = Scope(user=user) if user else None
-        self._options = TurnOptions(
-            session=headers.get(SESSION_HEADER) or memory.session_id,
-            read=memory.read,
-            write=memory.write,
-            top_k=memory.top_k,
-            max_tokens=memory.max_tokens,
-            filters=memory.filters,
-        )
-        self._sampling = Sampling(
-            max_tokens=body.max_completion_tokens or body.max_tokens,
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            seed=body.seed,
-            stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-        )
-        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": engine.lm.name}
+        self._backend = backend
+        self._metrics = metrics
+        self._request = request
+        self._identity = identity
+        self._watch = ReplyWatch()
+        self._turn: OpenTurn | None = None
+        self._closed = False
+        self._started = time.perf_counter()
 
-    async def open(self) -> None:
-        """Recall and log the question; afterwards the answer may begin."""
-        self._turn = await self._engine.open_turn(self._scope, self._body.messages, self._options)
+    async def run(self, send: Send, mark_foreign: Callable[[], None]) -> None:
+        """Answer. Raises `LightMemError` as long as nothing has been sent.
 
-    async def complete(self) -> dict[str, Any]:
-        """The whole answer as one `chat.completion`; the reply is on disk (or `stored` says no) before it returns."""
-        reply: list[str] = []
-        finish: FinishReason | None = None
-        usage = Usage()
+        mark_foreign: called before an answer that must keep exactly its own headers.
+        """
+        timed = self._timed(send)
+        async with self._engine.foreground():
+            if self._identity is None:
+                with span("backend"):
+                    answer = await self._backend.begin(self._request, None)
+                    if answer.foreign:
+                        mark_foreign()
+                    await send_through(answer, timed)
+            else:
+                await self._with_memory(self._identity, timed)
+        self._metrics.e2e_latency.observe(time.perf_counter() - self._started)
+
+    async def _with_memory(self, identity: Identity, send: Send) -> None:
+        turn = self._turn = await self._open(identity)
         try:
-            async for delta in self._engine.generate(self._turn.messages, self._sampling):
-                reply.append(delta.text)
-                finish, usage = delta.finish_reason or finish, delta.usage or usage
+            with span("backend"):
+                answer = await self._backend.begin(self._request, turn.messages)
+                try:
+                    await (self._stream if answer.is_stream else self._whole)(answer, send)
+                finally:
+                    await uninterrupted(_close(answer.close))
         finally:
-            stored = await _uninterrupted(self._close("".join(reply), finish))
-        message = {"role": "assistant", "content": "".join(reply)}
-        answer = self._head | {
-            "object": "chat.completion",
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
-            "usage": _usage(usage),
-        }
-        return answer | self._memory(stored)
+            if not self._closed:
+                await self._close("partial")
 
-    async def stream(self) -> AsyncIterator[str]:
-        """Server-sent events; the reply is on disk before the chunk that has `finish_reason`."""
-        reply: list[str] = []
-        closed = False
-        yield self._chunk({"role": "assistant", "content": ""})
+    async def _whole(self, answer: Answer, send: Send) -> None:
+        raw = b"".join([piece async for piece in answer.body])
+        body = read_object(raw) if answer.status == 200 else {}
+        if self._watch.see_answer(body):
+            stored = await self._close("complete")
+            raw = with_member(raw, "memory", self._memory(stored))
+        headers = [(name, value) for name, value in answer.headers if name.lower() != _LENGTH]
+        headers.append((_LENGTH, str(len(raw)).encode()))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": raw, "more_body": False})
+
+    async def _stream(self, answer: Answer, send: Send) -> None:
+        headers = [(name, value) for name, value in answer.headers if name.lower() != _LENGTH]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        events = EventSplitter()
         try:
-            async for delta in self._engine.generate(self._turn.messages, self._sampling):
-                if delta.text:
-                    reply.append(delta.text)
-                    yield self._chunk({"content": delta.text})
-                if delta.finish_reason:
-                    closed = True
-                    stored = await _uninterrupted(self._close("".join(reply), delta.finish_reason))
-                    yield self._chunk({}, delta.finish_reason, self._memory(stored))
-                    if self._body.stream_options and self._body.stream_options.include_usage:
-                        chunk = self._head | {"object": "chat.completion.chunk", "choices": []}
-                        yield _event(chunk | {"usage": _usage(delta.usage or Usage())})
+            async for piece in answer.body:
+                for event in events.feed(piece):
+                    await send(_part(await self._event(event)))
+            rest = events.rest()
+            if rest:
+                await send(_part(await self._event(rest)))
+            if not (self._watch.finish_reason or self._watch.done or self._watch.failed):
+                raise UpstreamUnreachable("the model server ended the stream before the answer")
         except LightMemError as error:
-            yield _event({"error": {"code": error.code, "message": str(error), "request_id": self._head["id"]}})
-        finally:
-            if not closed:
-                await _uninterrupted(self._close("".join(reply), None))
-        yield "data: [DONE]\n\n"
+            if not self._closed:
+                await self._close("partial")
+            await send(_part(event_of(shape(error.code, str(error))) + DONE))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _close(self, reply: str, finish: FinishReason | None) -> bool:
-        return await self._engine.close_turn(self._turn.turn_id, reply, "complete" if finish else "partial")
+    async def _event(self, event: bytes) -> bytes:
+        """The event as the client gets it. The reply is on disk before the one that finishes it, or ends all."""
+        data = data_of(event)
+        if data is None:
+            return event
+        finishes = self._watch.see_event(data)
+        if finishes:
+            stored = await self._close("complete")
+            return event_with_member(event, data, "memory", self._memory(stored))
+        if self._watch.done and not self._closed:
+            await self._close("partial" if self._watch.failed else "complete")
+        return event
 
-    def _chunk(
-        self, delta: dict[str, Any], finish: FinishReason | None = None, extra: dict[str, Any] | None = None
-    ) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return _event(self._head | {"object": "chat.completion.chunk", "choices": [choice]} | (extra or {}))
+    async def _open(self, identity: Identity) -> OpenTurn:
+        messages = self._request.body["messages"] if self._request.body else []
+        try:
+            with span("open_turn"):
+                turn = await self._opened(identity, messages)
+        except InvalidInput:
+            raise
+        except (LightMemError, OSError) as error:
+            code = error.code if isinstance(error, LightMemError) else "store_error"
+            logger.error("memory could not be opened for a chat: %s", error)
+            self._closed = True
+            turn = OpenTurn("", tuple(messages), degraded=code)
+        self._metrics.recall_latency.observe(turn.read_ms / 1000)
+        if turn.degraded:
+            self._metrics.degraded.labels(turn.degraded).inc()
+        return turn
+
+    async def _opened(self, identity: Identity, messages: Sequence[Mapping[str, Any]]) -> OpenTurn:
+        """The engine's turn. One whose client leaves meanwhile is closed, not left open in the engine."""
+        work = asyncio.ensure_future(self._engine.open_turn(identity.scope, messages, identity.options))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait({work})
+            if work.exception() is None:
+                await self._engine.close_turn(work.result().turn_id, "", "partial")
+            raise
+
+    async def _close(self, status: str) -> bool:
+        """Log what the client has seen of the reply; says whether it is on disk."""
+        if self._closed or self._turn is None:
+            return False
+        self._closed = True
+        work = self._engine.close_turn(
+            self._turn.turn_id, self._watch.text, status, tool_calls=self._watch.tool_calls or None
+        )
+        try:
+            with span("close_turn"):
+                stored = await uninterrupted(work)
+        except (LightMemError, OSError) as error:
+            logger.error("a reply was not stored: %s", error)
+            stored = False
+        self._metrics.turns.labels("true" if stored and self._turn.stored else "false").inc()
+        return stored
 
     def _memory(self, reply_stored: bool) -> dict[str, Any]:
-        """The `memory` object; absent when the request named nobody."""
-        if self._scope is None:
-            return {}
-        turn: OpenTurn = self._turn
+        """The `memory` object of the answer."""
+        assert self._turn is not None
         return {
-            "memory": {
-                "used": list(turn.used),
-                "tokens_added": turn.tokens_added,
-                "read_ms": turn.read_ms,
-                "stored": turn.stored and reply_stored,
-                "degraded": turn.degraded,
-            }
+            "used": list(self._turn.used),
+            "tokens_added": self._turn.tokens_added,
+            "read_ms": self._turn.read_ms,
+            "stored": self._turn.stored and reply_stored,
+            "degraded": self._turn.degraded,
         }
 
+    def _timed(self, send: Send) -> Send:
+        """`send` that notes when the first bytes of an answer go out."""
+        waiting = True
 
-async def _uninterrupted(work: Any) -> Any:
-    """Finish `work` even if the client goes away meanwhile."""
-    return await asyncio.shield(asyncio.ensure_future(work))
+        async def timed(message: Message) -> None:
+            nonlocal waiting
+            if waiting and message.get("body"):
+                waiting = False
+                self._metrics.time_to_first_token.observe(time.perf_counter() - self._started)
+            await send(message)
+
+        return timed
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
+async def _close(close: Callable[[], Awaitable[None]]) -> None:
+    await close()
 
 
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+def _part(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}

@@ -1,4 +1,4 @@
-"""The native routes under `/v1/memory/`."""
+"""The native routes under `/v1/memory/`: add, search, flush, stats; the other families beside them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from lightmem_engine.serving.access import engine_of, scope_of
-from lightmem_engine.serving.schemas import AddBody, FlushBody, SearchBody
+from lightmem_engine.serving.access import engine_of, require_admin, scope_of
+from lightmem_engine.serving.entry_routes import add_entry_routes
+from lightmem_engine.serving.memory_schemas import AddBody, FlushBody, SearchBody
+from lightmem_engine.serving.portability_routes import add_portability_routes
 from lightmem_engine.serving.shapes import hit_json
 from lightmem_engine.types import Message
 
 
 def add_memory_routes(app: FastAPI) -> None:
-    """Add, search, flush, stats."""
+    """All routes of the memory."""
+    add_entry_routes(app)
+    add_portability_routes(app)
 
     @app.post("/v1/memory/add")
     async def add(request: Request, body: AddBody) -> dict[str, Any]:
@@ -41,8 +45,12 @@ def add_memory_routes(app: FastAPI) -> None:
 
     @app.post("/v1/memory/flush")
     async def flush(request: Request, body: FlushBody) -> dict[str, Any]:
+        if body.user_id is None:
+            require_admin(request)
         return await engine_of(request).flush(None if body.user_id is None else scope_of(request, body.user_id))
 
     @app.get("/v1/memory/stats")
     async def stats(request: Request, user_id: str | None = None) -> dict[str, Any]:
+        if user_id is None:
+            require_admin(request)
         return await engine_of(request).stats(None if user_id is None else scope_of(request, user_id))

@@ -5,34 +5,103 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import Receive, Scope, Send
 
-from lightmem_engine.serving.access import engine_of
+from lightmem_engine.errors import InvalidInput, LightMemError
+from lightmem_engine.serving.access import engine_of, tenant_of
+from lightmem_engine.serving.backends import Backend, ChatRequest
+from lightmem_engine.serving.body import parse_object
 from lightmem_engine.serving.chat import ChatExchange
-from lightmem_engine.serving.schemas import ChatBody
+from lightmem_engine.serving.connection import while_connected
+from lightmem_engine.serving.identity import Trust, read_identity
+from lightmem_engine.serving.local_request import ChatBody
+from lightmem_engine.serving.metrics import Metrics
+from lightmem_engine.serving.reply import read_object
+from lightmem_engine.types import Scope as MemoryScope
 from lightmem_engine.version import VERSION
 
+_NOBODY = MemoryScope(user="-")  # counting one user's messages is cheap however many there are
+_CHAT_DOCS = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": ChatBody.model_json_schema(ref_template="#/components/schemas/{model}")}
+        },
+    }
+}
 
-def add_openai_routes(app: FastAPI) -> None:
-    """Health, version, models, chat."""
+
+def add_health_routes(app: FastAPI, backend: Backend, metrics: Metrics) -> None:
+    """Health, readiness, version, metrics: open to everybody, and without anybody's data."""
 
     @app.get("/health")
     async def health() -> Response:
         return Response()
 
+    @app.get("/health/ready")
+    async def ready(request: Request) -> JSONResponse:
+        checks = {"engine": await _stats(request, _NOBODY) is not None, "model": await backend.check()}
+        well = all(checks.values())
+        return JSONResponse({"ready": well, "checks": checks}, 200 if well else 503)
+
     @app.get("/version")
     async def version() -> dict[str, str]:
         return {"version": VERSION}
 
-    @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
-        model = {"id": engine_of(request).lm.name, "object": "model", "created": 0, "owned_by": "lightmem-engine"}
-        return {"object": "list", "data": [model]}
+    @app.get("/metrics")
+    async def prometheus(request: Request) -> Response:
+        queued = engine_of(request).queued_tokens
+        return Response(metrics.render(await _stats(request), queued), media_type=CONTENT_TYPE_LATEST)
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat(request: Request, body: ChatBody) -> dict[str, Any] | StreamingResponse:
-        exchange = ChatExchange(engine_of(request), body, dict(request.headers))
-        await exchange.open()
-        if body.stream:
-            return StreamingResponse(exchange.stream(), media_type="text/event-stream")
-        return await exchange.complete()
+
+def add_chat_routes(app: FastAPI, backend: Backend, metrics: Metrics, trust: Trust, *, gateway: bool) -> None:
+    """Chat; and the list of models, where the model is ours."""
+    if not gateway:
+
+        @app.get("/v1/models")
+        async def models(request: Request) -> dict[str, Any]:
+            model = {"id": engine_of(request).lm.name, "object": "model", "created": 0, "owned_by": "lightmem-engine"}
+            return {"object": "list", "data": [model]}
+
+    @app.post("/v1/chat/completions", response_model=None, openapi_extra=_CHAT_DOCS)
+    async def chat(request: Request) -> Response:
+        raw = await request.body()
+        headers = dict(request.headers.raw)
+        tenant = tenant_of(request)
+        body: dict[str, Any] | None
+        try:
+            body = parse_object(raw, request.headers.get("content-type", ""))
+        except InvalidInput:
+            # What names nobody is the model server's to judge, however odd it is.
+            if not gateway or read_identity(headers, read_object(raw), trust, tenant) is not None:
+                raise
+            body = None
+        identity = read_identity(headers, body or {}, trust, tenant)
+        if identity is not None and not isinstance((body or {}).get("messages"), list):
+            raise InvalidInput("messages must be a list")
+        asked = ChatRequest(raw, body, request.headers.raw, request.scope["query_string"], request.state.request_id)
+        return _ChatResponse(ChatExchange(engine_of(request), backend, metrics, asked, identity))
+
+
+class _ChatResponse(Response):
+    """Runs the exchange when the server is ready for its answer, as long as the client is there."""
+
+    def __init__(self, exchange: ChatExchange) -> None:
+        super().__init__()
+        self._exchange = exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        def mark_foreign() -> None:
+            scope["state"]["foreign"] = True
+
+        await while_connected(receive, send, lambda noting: self._exchange.run(noting, mark_foreign))
+
+
+async def _stats(request: Request, scope: MemoryScope | None = None) -> dict[str, Any] | None:
+    """The engine's counts; None if it cannot give them."""
+    try:
+        return await engine_of(request).stats(scope)
+    except (LightMemError, OSError):
+        return None

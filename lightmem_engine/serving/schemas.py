@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -15,77 +15,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class MessageBody(Strict):
-    """One message to remember."""
-
-    role: Text
-    content: Text
-    name: str | None = None
-    timestamp: str | float | None = None
-    id: str | None = None
-    metadata: dict[str, Any] = {}
-
-
-class AddBody(Strict):
-    """`POST /v1/memory/add`."""
-
-    user_id: Text
-    messages: Annotated[list[MessageBody], Field(min_length=1)]
-    session_id: str | None = None
-    timestamp: str | float | None = None
-    metadata: dict[str, Any] | None = None
-    wait: bool = False
-
-
-class SearchBody(Strict):
-    """`POST /v1/memory/search`."""
-
-    user_id: Text
-    query: Text
-    top_k: int = 10
-    max_tokens: int | None = None
-    as_of: AwareDatetime | None = None
-    filters: dict[str, Any] | None = None
-
-
-class FlushBody(Strict):
-    """`POST /v1/memory/flush`."""
-
-    user_id: str | None = None
-
-
 class MemoryBody(Strict):
     """The `memory` object of a chat request."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     user_id: str | None = None
     session_id: str | None = None
     read: bool = True
     write: bool = True
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1000)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    budget_ms: Annotated[float, Field(ge=0, le=60_000)] | None = None
     filters: dict[str, Any] | None = None
-
-
-class StreamOptions(BaseModel):
-    """OpenAI's `stream_options`."""
-
-    include_usage: bool = False
-
-
-class ChatBody(BaseModel):
-    """`POST /v1/chat/completions`: what the engine reads of it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    model: str | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    user: str | None = None
-    memory: MemoryBody | None = None

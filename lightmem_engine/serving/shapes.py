@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from datetime import datetime
-from typing import Any
+from lightmem_engine.wire import entry_json, hit_json
 
-from lightmem_engine.types import Hit
-
-
-def hit_json(hit: Hit) -> dict[str, Any]:
-    """A hit; times in ISO 8601."""
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(hit).items()}
+__all__ = ["entry_json", "hit_json"]

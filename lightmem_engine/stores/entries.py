@@ -21,9 +21,11 @@ _ENTRY = (
 # The key of a pending stretch: message sequence and first character.
 _PLACE = re.compile(r"m\d+\.\d+")
 _LATEST = "e.version = (SELECT max(version) FROM entry l WHERE l.id = e.id)"
-_PENDING = (
+# Whether a version says something else than the first one, which the words of the message stand for.
+EDITED = "e.version > 1 AND e.text <> (SELECT f.text FROM entry f WHERE f.id = e.id AND f.version = 1)"
+PENDING = (
     "NOT EXISTS (SELECT 1 FROM sensed s JOIN segment g ON g.id = s.segment WHERE s.message = m.seq "
-    "AND g.state = 'extracted') AND m.role IN ('user', 'assistant')"
+    "AND g.state = 'extracted') AND m.role IN ('user', 'assistant') AND m.superseded_ms IS NULL"
 )
 
 
@@ -129,7 +131,7 @@ def _pending_hits(connection: sqlite3.Connection, scope: Scope, keys: list[str])
         wanted.setdefault(int(seq), []).append((key, int(start)))
     sql = (
         "SELECT m.seq, m.id, m.speaker, m.content, m.event_ms, m.offset_s, m.recorded_ms FROM message m "
-        f"WHERE m.tenant = ? AND m.user = ? AND m.seq IN ({{in}}) AND {_PENDING}"
+        f"WHERE m.tenant = ? AND m.user = ? AND m.seq IN ({{in}}) AND {PENDING}"
     )
     rows = select_in(connection, sql, wanted, scope.tenant, scope.user)
     sql = 'SELECT message, start, "end" FROM piece WHERE message IN ({in})'
@@ -143,6 +145,11 @@ def _pending_hits(connection: sqlite3.Connection, scope: Scope, keys: list[str])
     return hits
 
 
+def said(speaker: str, text: str) -> str:
+    """The words of a turn entry, without the speaker in front."""
+    return text.removeprefix(f"{speaker}: ")
+
+
 def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] | None) -> list[IndexDoc]:
     """Docs of messages that no entry stands for yet: whole before the sensory stage, in pieces after it."""
     columns = (
@@ -152,9 +159,9 @@ def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] 
     sql = f"SELECT {columns} FROM message m LEFT JOIN piece p ON p.message = m.seq WHERE m.tenant = ? AND m.user = ?"
     key = (scope.tenant, scope.user)
     if seqs is None:
-        rows = connection.execute(f"{sql} AND {_PENDING}", key).fetchall()
+        rows = connection.execute(f"{sql} AND {PENDING}", key).fetchall()
     else:
-        rows = select_in(connection, f"{sql} AND {_PENDING} AND m.seq IN ({{in}})", seqs, *key)
+        rows = select_in(connection, f"{sql} AND {PENDING} AND m.seq IN ({{in}})", seqs, *key)
     docs = []
     for seq, session, role, speaker, content, event_ms, offset_s, recorded_ms, metadata, start, end, blob in rows:
         begin = start or 0
@@ -178,8 +185,9 @@ def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] 
 
 
 def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | None) -> list[IndexDoc]:
-    """Docs of the latest version of entries; an extractive entry is found by its original words."""
-    columns = f'{_ENTRY}, v.blob, s.message, s.start, s."end", m.content'
+    """Docs of the latest version of entries; an extractive entry is found by its original words until its text is
+    changed."""
+    columns = f'{_ENTRY}, v.blob, s.message, s.start, s."end", m.content, {EDITED}'
     sql = (
         f"SELECT {columns} FROM entry e JOIN vector v ON v.entry = e.id AND v.version = e.version "
         "JOIN entry_source s ON s.entry = e.id AND s.version = e.version JOIN message m ON m.seq = s.message "
@@ -194,7 +202,7 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
     docs: dict[str, IndexDoc] = {}
     for row in sorted(rows, key=lambda row: (row[0], row[14], row[15])):
         id, kind, text, valid_from, offset_s, valid_to, recorded_at, state, session, speaker, role = row[:11]
-        tags, metadata, blob, seq, start, end, content = row[11:]
+        tags, metadata, blob, seq, start, end, content, edited = row[11:]
         if id in docs:
             continue
         turn = kind == "turn"
@@ -208,7 +216,7 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
             state=state,
             role=role,
             speaker=speaker,
-            text=content[start:end] if turn else text,
+            text=said(speaker, text) if turn and edited else content[start:end] if turn else text,
             vector=from_blob(blob),
             event_time=from_ms(valid_from, offset_s),
             valid_to=None if valid_to is None else from_ms(valid_to),

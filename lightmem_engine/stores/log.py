@@ -69,20 +69,20 @@ def turns_after(connection: sqlite3.Connection, scope: Scope, seq: int, limit: i
 
 
 def texts_before(connection: sqlite3.Connection, scope: Scope, seq: int, limit: int) -> list[str]:
-    """The texts of the user's last `limit` spoken messages before `seq`, oldest first."""
+    """The texts of the user's last `limit` spoken messages before `seq`, oldest first; superseded ones left out."""
     rows = connection.execute(
         """SELECT content FROM message WHERE tenant = ? AND user = ? AND seq < ? AND role IN ('user', 'assistant')
-        ORDER BY seq DESC LIMIT ?""",
+        AND superseded_ms IS NULL ORDER BY seq DESC LIMIT ?""",
         (scope.tenant, scope.user, seq, limit),
     )
     return [row[0] for row in rows][::-1]
 
 
 def turns_before(connection: sqlite3.Connection, scope: Scope, session: str, seq: int, limit: int) -> list[Turn]:
-    """The last `limit` spoken messages of a session before `seq`, oldest first."""
+    """The last `limit` spoken messages of a session before `seq`, oldest first; superseded ones left out."""
     rows = connection.execute(
         f"""SELECT {TURN_COLUMNS} FROM message WHERE tenant = ? AND user = ? AND session = ? AND seq < ?
-        AND role IN ('user', 'assistant') ORDER BY seq DESC LIMIT ?""",
+        AND role IN ('user', 'assistant') AND superseded_ms IS NULL ORDER BY seq DESC LIMIT ?""",
         (scope.tenant, scope.user, session, seq, limit),
     )
     return [turn_of(row) for row in rows][::-1]

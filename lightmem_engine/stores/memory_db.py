@@ -10,7 +10,8 @@ from typing import Any
 
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.runtime.failpoints import Failpoints
-from lightmem_engine.stores import entries, log, schema, work
+from lightmem_engine.stores import entries, log, reembed, schema, scrub, work
+from lightmem_engine.stores.chats import Chats
 from lightmem_engine.stores.sqlite import Database, Work
 from lightmem_engine.stores.stats import stats
 from lightmem_engine.types import Hit, IndexDoc, Scope
@@ -21,9 +22,12 @@ class MemoryDB:
 
     def __init__(self, database: Database, failpoints: Failpoints | None = None) -> None:
         self._failpoints = failpoints or Failpoints()
+        self.path = database.path
         self.write = database.write
+        self.write_alone = database.write_alone
         self.read = database.read
         self.aclose = database.aclose
+        self.chats = Chats(database.write, lambda work: database.read(snapshot(work)))
 
     @classmethod
     async def open(cls, path: Path, failpoints: Failpoints | None = None) -> MemoryDB:
@@ -35,6 +39,8 @@ class MemoryDB:
         try:
             await database.prepare(schema.migrate)
             await database.write(log.forget_changes)
+            if await database.read(scrub.is_due):
+                await scrub.scrub(database.write_alone)
         except BaseException:
             await database.aclose()
             raise
@@ -44,6 +50,7 @@ class MemoryDB:
         """Note in which vector space this memory lives; `ConfigError` if it already lives in another."""
 
         def bind(connection: sqlite3.Connection) -> str:
+            reembed.check_finished(connection)
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('embed_model', ?)", (name,))
             return str(connection.execute("SELECT value FROM meta WHERE key = 'embed_model'").fetchone()[0])
 
@@ -51,7 +58,7 @@ class MemoryDB:
         if bound != name:
             raise ConfigError(
                 f"this memory was embedded by {bound}, but the configured embedder is {name}, whose vectors cannot be "
-                "compared with it; set embedder.model back, or use another data directory"
+                "compared with it; set embedder.model back, or run `lightmem-engine reindex` to embed everything anew"
             )
 
     async def append(
@@ -75,7 +82,7 @@ class MemoryDB:
     async def changes(self, scope: Scope, since_seq: int) -> tuple[list[IndexDoc], int]:
         """What an index that stands at `since_seq` must apply; see `entries.changes`."""
         found: tuple[list[IndexDoc], int] = await self.read(
-            _snapshot(lambda connection: entries.changes(connection, scope, since_seq))
+            snapshot(lambda connection: entries.changes(connection, scope, since_seq))
         )
         if found[0]:
             self._failpoints.reach("index.apply")
@@ -83,7 +90,7 @@ class MemoryDB:
 
     async def hydrate(self, scope: Scope, refs: Iterable[str]) -> dict[str, Hit]:
         """The stored truth behind index references; see `entries.hydrate`."""
-        return await self.read(_snapshot(lambda connection: entries.hydrate(connection, scope, refs)))
+        return await self.read(snapshot(lambda connection: entries.hydrate(connection, scope, refs)))
 
     async def segments(self, scope: Scope, session: str) -> list[list[str]]:
         """The message ids of each closed segment of a session, in order."""
@@ -95,10 +102,10 @@ class MemoryDB:
 
     async def stats(self, scope: Scope | None) -> dict[str, Any]:
         """Counts of one user, or of everybody."""
-        return await self.read(_snapshot(lambda connection: stats(connection, scope)))
+        return await self.read(snapshot(lambda connection: stats(connection, scope)))
 
 
-def _snapshot(work: Work[Any]) -> Work[Any]:
+def snapshot(work: Work[Any]) -> Work[Any]:
     """All statements of `work` see the same commit."""
 
     def run(connection: sqlite3.Connection) -> Any:

@@ -10,7 +10,7 @@ import sqlite3
 
 from lightmem_engine.errors import CorruptStore, StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _V1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -108,8 +108,54 @@ CREATE TABLE usage (
 ) WITHOUT ROWID;
 """
 
+# Conversations. A thread is one root of a session; its links not superseded are the present branch, in order of depth.
+# `root`, `tip` and `before` are the chain digests of the first and last link of that branch and of the last but one.
+_V2 = """
+ALTER TABLE message ADD COLUMN superseded_ms INTEGER;
+CREATE INDEX entry_by_time ON entry (tenant, user, recorded_at);
+CREATE INDEX fact_by_time ON entry (tenant, user, recorded_at) WHERE kind <> 'turn';
+
+CREATE TABLE chat_user (
+    tenant TEXT NOT NULL, user TEXT NOT NULL, salt BLOB NOT NULL, block TEXT,
+    PRIMARY KEY (tenant, user)
+) WITHOUT ROWID;
+
+CREATE TABLE chat_session (
+    tenant TEXT NOT NULL, user TEXT NOT NULL, session TEXT NOT NULL,
+    is_named INTEGER NOT NULL, block TEXT,
+    PRIMARY KEY (tenant, user, session)
+) WITHOUT ROWID;
+
+CREATE TABLE chat_thread (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant TEXT NOT NULL, user TEXT NOT NULL, session TEXT NOT NULL,
+    root BLOB, tip BLOB, before BLOB, num_turns INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX chat_thread_by_session ON chat_thread (tenant, user, session, id);
+CREATE INDEX chat_thread_by_root ON chat_thread (tenant, user, session, root);
+CREATE INDEX chat_thread_by_tip ON chat_thread (tenant, user, tip);
+CREATE INDEX chat_thread_by_before ON chat_thread (tenant, user, before);
+
+CREATE TABLE chat_link (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    thread INTEGER NOT NULL REFERENCES chat_thread (id) ON DELETE CASCADE,
+    depth INTEGER NOT NULL, digest BLOB NOT NULL, parent BLOB NOT NULL, item BLOB NOT NULL, role TEXT NOT NULL,
+    message INTEGER REFERENCES message (seq) ON DELETE SET NULL,
+    injection TEXT, turn INTEGER NOT NULL, is_partial INTEGER NOT NULL, superseded_ms INTEGER
+);
+CREATE INDEX chat_link_by_thread ON chat_link (thread, superseded_ms, depth);
+CREATE INDEX chat_link_by_message ON chat_link (message);
+
+CREATE TABLE chat_key (
+    tenant TEXT NOT NULL, user TEXT NOT NULL, key TEXT NOT NULL,
+    request BLOB NOT NULL, thread INTEGER NOT NULL, link INTEGER NOT NULL, used_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant, user, key)
+) WITHOUT ROWID;
+CREATE INDEX chat_key_by_time ON chat_key (used_ms);
+"""
+
 # MIGRATIONS[n] leads from version n to n + 1.
-MIGRATIONS: dict[int, str] = {0: _V1}
+MIGRATIONS: dict[int, str] = {0: _V1, 1: _V2}
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,15 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 MAX_GROUP = 256
+TIMEOUT_SECONDS = 30  # for a lock that another connection holds
 NUM_READERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Work[Any]
+    future: Future[Any]
+    alone: bool = False
 
 
 class Database:
@@ -32,8 +41,9 @@ class Database:
     def __init__(self, path: Path, failpoints: Failpoints | None = None) -> None:
         self.path = path
         self._failpoints = failpoints or Failpoints()
-        self._writer = self._connect(read_only=False)
-        self._jobs: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._writer = connect(path)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._held: _Job | None = None  # taken from the queue, to be run by itself
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="lightmem-read")
@@ -47,7 +57,15 @@ class Database:
         if self._closed:
             raise StoreError("the database is closed")
         future: Future[T] = Future()
-        self._jobs.put((work, future))
+        self._jobs.put(_Job(work, future))
+        return await asyncio.wrap_future(future)
+
+    async def write_alone(self, work: Work[T]) -> T:
+        """Run `work` on the writer's connection outside any transaction, between two groups of commits."""
+        if self._closed:
+            raise StoreError("the database is closed")
+        future: Future[T] = Future()
+        self._jobs.put(_Job(work, future, alone=True))
         return await asyncio.wrap_future(future)
 
     async def prepare(self, work: Work[T]) -> T:
@@ -77,24 +95,10 @@ class Database:
             connection.close()
         self._writer.close()
 
-    def _connect(self, *, read_only: bool) -> sqlite3.Connection:
-        try:
-            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
-            connection.execute("PRAGMA foreign_keys = ON")
-            if read_only:
-                connection.execute("PRAGMA query_only = ON")
-                return connection
-            connection.execute("PRAGMA secure_delete = ON")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-        except sqlite3.Error as error:
-            raise translated(error, self.path) from error
-        return connection
-
     def _read(self, work: Work[T]) -> T:
         connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = self._connect(read_only=True)
+            connection = self._local.connection = connect(self.path, read_only=True)
             self._connections.append(connection)
         try:
             return work(connection)
@@ -106,15 +110,18 @@ class Database:
             group = self._next_group()
             if group is None:
                 return
-            self._commit(group)
+            if group[0].alone:
+                self._run_alone(group[0])
+            else:
+                self._commit(group)
 
-    def _next_group(self) -> list[tuple[Work[Any], Future[Any]]] | None:
-        """The next jobs to commit together; None when the database closes."""
-        first = self._jobs.get()
+    def _next_group(self) -> list[_Job] | None:
+        """The next jobs to commit together, or one that runs by itself; None when the database closes."""
+        first, self._held = self._held or self._jobs.get(), None
         if first is None:
             return None
         group = [first]
-        while len(group) < MAX_GROUP:
+        while len(group) < MAX_GROUP and not first.alone:
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
@@ -122,11 +129,26 @@ class Database:
             if job is None:
                 self._jobs.put(None)
                 break
+            if job.alone:
+                self._held = job
+                break
             group.append(job)
         return group
 
-    def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
-        jobs = [(work, future) for work, future in group if future.set_running_or_notify_cancel()]
+    def _run_alone(self, job: _Job) -> None:
+        if not job.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = job.work(self._writer)
+        except sqlite3.Error as error:
+            failure = translated(error, self.path)
+            failure.__cause__ = error
+            job.future.set_exception(failure)
+        else:
+            job.future.set_result(result)
+
+    def _commit(self, group: list[_Job]) -> None:
+        jobs = [(job.work, job.future) for job in group if job.future.set_running_or_notify_cancel()]
         outcomes: list[tuple[Any, BaseException | None]] = []
         try:
             self._writer.execute("BEGIN IMMEDIATE")
@@ -164,6 +186,22 @@ class Database:
         self._writer.execute("ROLLBACK TO work")
         self._writer.execute("RELEASE work")
         return None, failure
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode with the settings that every file of ours has. Raises `StoreError`."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=TIMEOUT_SECONDS)
+        connection.execute("PRAGMA foreign_keys = ON")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+            return connection
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
+    return connection
 
 
 def translated(error: sqlite3.Error, path: Path) -> StoreError:

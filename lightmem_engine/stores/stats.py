@@ -8,10 +8,12 @@ from typing import Any
 from lightmem_engine.stores.rows import from_ms
 from lightmem_engine.types import Scope
 
-# A message is pending until a stage has passed over it (system and tool messages) or its segment is settled.
+# A message is pending until a stage has passed over it (system and tool messages), its segment is settled, or a later
+# branch of its conversation has superseded it.
 _PENDING = """
 SELECT count(*) FROM message m LEFT JOIN sensed s ON s.message = m.seq LEFT JOIN segment g ON g.id = s.segment
-WHERE {where} AND coalesce(g.state, 'closed') = 'closed' AND (s.message IS NOT NULL OR m.seq > coalesce(
+WHERE {where} AND m.superseded_ms IS NULL AND coalesce(g.state, 'closed') = 'closed' AND (
+    s.message IS NOT NULL OR m.seq > coalesce(
     (SELECT c.seq FROM stage_cursor c WHERE c.stage = 'sense' AND c.tenant = m.tenant AND c.user = m.user), 0))
 """
 

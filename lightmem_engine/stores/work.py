@@ -231,10 +231,14 @@ def closed_segments(connection: sqlite3.Connection, scope: Scope) -> list[tuple[
 
 
 def load_segments(connection: sqlite3.Connection, scope: Scope, ids: Sequence[int]) -> list[Segment]:
-    """Whole segments, in the order asked for."""
+    """Whole segments, in the order asked for; superseded messages left out, so one may be empty."""
     segments = []
     for id in ids:
-        rows = connection.execute("SELECT message, session FROM sensed WHERE segment = ? ORDER BY message", (id,))
+        rows = connection.execute(
+            "SELECT s.message, s.session FROM sensed s JOIN message m ON m.seq = s.message "
+            "WHERE s.segment = ? AND m.superseded_ms IS NULL ORDER BY s.message",
+            (id,),
+        )
         found = rows.fetchall()
         turns = tuple(sensed_turns(connection, [message for message, _ in found]))
         segments.append(Segment(id, scope, found[0][1] if found else "", turns))

@@ -44,7 +44,10 @@ class EntryDraft:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEntry:
-    """A stored entry, in one of its versions."""
+    """A stored entry, in one of its versions; version 0 stands for a message that is still pending.
+
+    event_time: from when it holds.   superseded_at: when a later version took its place.
+    """
 
     id: str
     scope: Scope
@@ -53,10 +56,32 @@ class MemoryEntry:
     text: str
     session: str
     speaker: str
-    event_time: datetime  # valid from
+    event_time: datetime
     valid_to: datetime | None
     recorded_at: datetime
     state: State
     source_ids: tuple[str, ...]
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    superseded_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPage:
+    """Some of a user's memory; `next_cursor` leads to what follows, None at the end."""
+
+    entries: tuple[MemoryEntry, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryChange:
+    """What to change of an entry; None leaves a field as it is.
+
+    metadata: keys to set; a key whose value is None goes.   if_version: refuse unless this is the current version.
+    """
+
+    text: str | None = None
+    tags: tuple[str, ...] | None = None
+    metadata: Mapping[str, Any] | None = None
+    if_version: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lightmem_engine.types.base import FinishReason
@@ -18,14 +18,22 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    top_logprobs: int | None = None  # None: no log-probabilities; 0: of the drawn tokens alone
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """OpenAI-style messages, and the JSON Schema that the answer must satisfy, if any."""
+    """OpenAI-style messages, and the JSON Schema that the answer must satisfy, if any.
+
+    tools: OpenAI's function tools, for the chat template.   template_options: further variables of the template.
+    """
 
     messages: tuple[Mapping[str, Any], ...]
     schema: Mapping[str, Any] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +55,23 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, the natural logarithm of its probability before sampling, and the likeliest alternatives."""
+
+    token: str
+    logprob: float
+    raw: bytes
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a streamed answer; the last one carries `finish_reason` and `usage`."""
+    """A piece of a streamed answer; the last one carries `finish_reason` and `usage`.
+
+    logprobs: of the tokens drawn since the piece before this one, if they were asked for.
+    """
 
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()

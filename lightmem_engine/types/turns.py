@@ -29,9 +29,10 @@ class TurnOptions:
 class OpenTurn:
     """A chat turn between its question and its answer.
 
-    messages: what to send to the model.   used: ids of what was recalled.   tokens_added: `text.num_tokens` of it.
-    stored: whether the user's words are on disk.   degraded: why recall gave less than it could, or None.
-    salt, kv_params: what a model server needs to keep this user's caches apart; empty for a model in process.
+    messages: what to send to the model.   used: ids of the memories in them: of the block, replayed, and recalled for
+    this turn.   tokens_added: `text.num_tokens` of their lines.   stored: whether the user's words are on disk.
+    degraded: why memory gave less than it could, or None.   salt, kv_params: what a model server needs to keep this
+    user's caches apart.
     """
 
     turn_id: str

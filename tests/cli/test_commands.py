@@ -15,12 +15,16 @@ from typing import Any
 import pytest
 
 from lightmem_engine.config_loader import markdown_table, options
+from lightmem_engine.stores.lock import DirectoryLock
 from lightmem_engine.version import VERSION
 from tests.support.process import python
 from tests.support.server import STUB_MODELS, Server
 
 STUBS = [part for setting in STUB_MODELS for part in ("--set", setting)]
-COMMANDS = ("serve", "add", "search", "flush", "stats", "eval", "config", "doctor")
+COMMANDS = (
+    *("serve", "add", "search", "flush", "stats", "entries", "delete", "users", "export", "import", "reindex"),
+    *("eval", "config", "doctor"),
+)
 
 
 def run(*arguments: str, input: str | None = None, env: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -187,11 +191,15 @@ def test_what_the_engine_refuses_exits_with_1(here: Sequence[str], arguments: li
     assert complaint in err
 
 
-def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path, here: Sequence[str]) -> None:
-    with Server(tmp_path / "data", STUB_MODELS) as server:
-        code, out, err = run("stats", *here)
+def test_a_directory_in_use_by_no_server_is_refused_and_left_alone(tmp_path: Path, here: Sequence[str]) -> None:
+    lock = DirectoryLock(tmp_path / "data")
+    for command in (["stats"], ["reindex"]):
+        (tmp_path / "data" / "memory.db").touch()
+        code, out, err = run(*command, *here)
         assert (code, out) == (1, "")
-        assert f"is in use by process {server.process.pid}" in err
+        assert f"is in use by process {os.getpid()}" in err
+    lock.release()
+    (tmp_path / "data" / "memory.db").unlink()
     assert run("stats", *here)[0] == 0
 
 

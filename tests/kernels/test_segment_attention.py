@@ -189,5 +189,5 @@ def test_an_absent_implementation_is_refused_by_name(monkeypatch: pytest.MonkeyP
     assert lightmem_kernels.implementation() == "reference"
     monkeypatch.setenv("LIGHTMEM_KERNELS", "triton")
     q, k, seg_q, seg_k, cu_q, cu_k = packed([(3, 3)], (2, 2), 4, seed=9)
-    with pytest.raises(RuntimeError, match="triton is not in this build"):
+    with pytest.raises(RuntimeError, match="needs Triton and a CUDA tensor"):
         segment_attention(q, k, None, seg_q, seg_k, cu_q, cu_k, causal=False)

@@ -398,3 +398,19 @@ async def test_a_text_that_no_model_can_read_does_not_spoil_the_question() -> No
     assert set(await world.find("zebra")) == {"I saw a zebra", "poison about a zebra"}
     assert set(await world.find("zebra")) == {"I saw a zebra", "poison about a zebra"}
     assert asked == [["zebra", "poison about a zebra"], ["zebra"], ["zebra"]]
+
+
+async def test_recall_in_a_hurry_goes_by_words_when_meaning_is_late(world: World) -> None:
+    async def never(texts: Sequence[str]) -> Vectors:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    in_time, is_complete = await world.memory.recall(ANN, "red kayak", top_k=1, filters=None, patience=60)
+    assert is_complete
+    hurried = World()
+    hurried.feed = world.feed
+    hurried.memory = LongTermMemory(world.feed, lambda: UserIndex(DIM), never, EngineConfig(), world.clock)
+    by_words, is_complete = await hurried.memory.recall(ANN, "red kayak", top_k=1, filters=None, patience=0.01)
+    assert not is_complete
+    assert [hit.id for hit in by_words] == [hit.id for hit in in_time]
+    await hurried.memory.aclose()

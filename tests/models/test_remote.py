@@ -18,6 +18,7 @@ from lightmem_engine.errors import (
 from lightmem_engine.models.remote import RemoteModel
 from lightmem_engine.types import Completion, Delta, Priority, Prompt, Sampling, Usage
 from tests.models.chat_server import Script, running
+from tests.support.upstream import ScriptedUpstream, completion, whole
 
 ASK = Prompt(({"role": "user", "content": "Hi"},))
 
@@ -191,3 +192,36 @@ async def test_after_close_a_request_is_refused(server: Script, model: RemoteMod
 def test_a_url_without_scheme_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"lm\.url"):
         RemoteModel("localhost:8000", "qwen")
+
+
+async def test_without_a_name_the_server_is_asked_once_which_model_it_serves() -> None:
+    with ScriptedUpstream() as scripted:
+        scripted.plan = whole(completion("Hi."))
+        scripted.plans = {"/v1/models": whole({"data": [{"id": "big"}, {"id": "small"}]})}
+        model = RemoteModel(f"{scripted.url}/v1", "")
+        for _ in range(2):
+            await model.generate([ASK], sampling=Sampling(), priority=Priority.SLEEP)
+        await model.aclose()
+    assert model.name == "big"
+    assert [seen.target for seen in scripted.seen] == ["/v1/models", *["/v1/chat/completions"] * 2]
+    assert scripted.seen[1].json()["model"] == "big"
+
+
+async def test_a_server_without_a_list_of_models_is_asked_without_a_name() -> None:
+    with ScriptedUpstream() as scripted:
+        scripted.plan = whole(completion("Hi."))
+        scripted.plans = {"/v1/models": whole({}, 404)}
+        model = RemoteModel(f"{scripted.url}/v1", "")
+        for _ in range(2):
+            await model.generate([ASK], sampling=Sampling(), priority=Priority.SLEEP)
+        await model.aclose()
+    assert [seen.target for seen in scripted.seen] == ["/v1/models", *["/v1/chat/completions"] * 2]
+
+
+async def test_a_server_that_names_no_model() -> None:
+    with ScriptedUpstream() as scripted:
+        scripted.plan = whole({"data": []})
+        model = RemoteModel(f"{scripted.url}/v1", "")
+        with pytest.raises(ModelError, match=r"lm\.model"):
+            await model.generate([ASK], sampling=Sampling(), priority=Priority.SLEEP)
+        await model.aclose()

@@ -10,6 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 TEMPLATE = """
+{%- if tools %}
+{{- '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{{ '<|im_end|>\n' }}
+{%- endif %}
 {%- for message in messages %}
 {%- set content = message.content %}
 {%- if message.role == 'assistant' and '</think>' in content %}

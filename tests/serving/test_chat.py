@@ -118,11 +118,12 @@ def test_what_the_request_holds_already_is_not_injected(server: Server, user: st
 
 
 def test_multi_part_content(server: Server, user: str) -> None:
-    parts = [
-        {"type": "text", "text": "My parrot is called Zazu."},
-        {"type": "image_url", "image_url": {"url": "data:,"}},
-    ]
+    parts = [{"type": "text", "text": "My parrot"}, {"type": "text", "text": "is called Zazu."}]
     assert _post(server, {"messages": [{"role": "user", "content": parts}], "user": user}).status_code == 200
+    picture = [*parts, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    refused = _post(server, {"messages": [{"role": "user", "content": picture}], "user": user})
+    assert refused.status_code == 400
+    assert "messages[0].content[2]" in refused.json()["error"]["message"]
     hits = httpx.post(f"{server.url}/v1/memory/search", json={"user_id": user, "query": "parrot Zazu"}).json()["hits"]
     assert any("Zazu" in hit["text"] for hit in hits)
 

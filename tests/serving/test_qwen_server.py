@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 from openai import BadRequestError, OpenAI
 
@@ -68,8 +72,69 @@ def test_recalled_memory_reaches_the_prompt(qwen: tuple[Server, str]) -> None:
 def test_a_prompt_beyond_the_context_is_a_clear_400(qwen: tuple[Server, str]) -> None:
     server, model = qwen
     long = "x y " * 50_000
-    with (
-        OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client,
-        pytest.raises(BadRequestError, match=r"tokens; .* reads at most"),
-    ):
-        client.chat.completions.create(model=model, messages=[{"role": "user", "content": long}])
+    for stream in (False, True):
+        with (
+            OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client,
+            pytest.raises(BadRequestError, match=r"tokens; .* reads at most") as caught,
+        ):
+            client.chat.completions.create(model=model, messages=[{"role": "user", "content": long}], stream=stream)
+        assert caught.value.code == "context_length_exceeded"
+
+
+def _ask(qwen: tuple[Server, str], **fields: Any) -> Any:
+    server, model = qwen
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 12} | fields
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_logprobs_are_those_of_the_tokens(qwen: tuple[Server, str]) -> None:
+    greedy = _ask(qwen, temperature=0, logprobs=True, top_logprobs=5)["choices"][0]
+    rows = greedy["logprobs"]["content"]
+    assert b"".join(bytes(row["bytes"]) for row in rows).decode("utf-8", "replace") == greedy["message"]["content"]
+    for row in rows:
+        best = [other["logprob"] for other in row["top_logprobs"]]
+        assert len(best) == 5
+        assert best == sorted(best, reverse=True)
+        assert row["logprob"] == best[0] <= 0, "greedy takes the likeliest"
+        assert sum(math.exp(value) for value in best) <= 1.0001
+    assert _ask(qwen, temperature=0, logprobs=True)["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
+
+
+def test_n_seeds_and_penalties(qwen: tuple[Server, str]) -> None:
+    def texts(**fields: Any) -> list[str]:
+        return [choice["message"]["content"] for choice in _ask(qwen, **fields)["choices"]]
+
+    three = texts(n=3, seed=5)
+    assert three == texts(n=3, seed=5)
+    assert len(set(three)) == 3
+    assert texts(seed=6) == three[1:2]
+    plain = _ask(qwen, temperature=0, max_tokens=60, logprobs=True)["choices"][0]["logprobs"]["content"]
+    varied = _ask(qwen, temperature=0, max_tokens=60, logprobs=True, frequency_penalty=2, presence_penalty=2)
+    tokens = [row["token"] for row in varied["choices"][0]["logprobs"]["content"]]
+    assert len(set(tokens)) / len(tokens) > len({row["token"] for row in plain}) / len(plain)
+
+
+def test_schemas_and_forced_calls_are_enforced(qwen: tuple[Server, str]) -> None:
+    schema: dict[str, Any] = {"type": "object", "properties": {"x": {"enum": ["a", "b"]}}, "required": ["x"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    got = json.loads(_ask(qwen, response_format=wanted, max_tokens=100)["choices"][0]["message"]["content"])
+    assert got in ({"x": "a"}, {"x": "b"})
+    tool = {"type": "function", "function": {"name": "pick", "parameters": schema}}
+    choice = _ask(qwen, tools=[tool], tool_choice="required", max_tokens=100)["choices"][0]
+    (call,) = choice["message"]["tool_calls"]
+    assert (call["function"]["name"], choice["finish_reason"]) == ("pick", "tool_calls")
+    assert json.loads(call["function"]["arguments"]) in ({"x": "a"}, {"x": "b"})
+
+
+def test_tools_and_template_variables_reach_the_template(qwen: tuple[Server, str]) -> None:
+    tool = {"type": "function", "function": {"name": "pick", "parameters": {"type": "object"}}}
+    bare = _ask(qwen)["usage"]["prompt_tokens"]
+    assert _ask(qwen, tools=[tool])["usage"]["prompt_tokens"] > bare
+    assert _ask(qwen, tools=[tool], tool_choice="none")["usage"]["prompt_tokens"] == bare
+    thinking = _ask(qwen, chat_template_kwargs={"enable_thinking": True})
+    assert thinking["usage"]["prompt_tokens"] < bare, "without the empty thought"
+    server, model = qwen
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"messages": []}}
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=30).status_code == 400

@@ -17,7 +17,13 @@ from lightmem_engine.memory import AsyncMemory
 from lightmem_engine.types import Completion, Delta, Hit, Priority, Prompt, Sampling, Scope, Usage
 
 PATIENCE_SECONDS = 20.0
-QUICK = {"embedder.stub": True, "classifier.source": "stub", "lm.backend": "stub", "runtime.backoff_seconds": 0.01}
+QUICK = {
+    "embedder.stub": True,
+    "classifier.source": "stub",
+    "lm.backend": "stub",
+    "runtime.backoff_seconds": 0.01,
+    "chat.budget_ms": 60_000.0,  # what a test asserts must not hang on how busy the machine is
+}
 Answer = str | Completion | Exception
 
 

@@ -16,7 +16,8 @@ from typing import Self
 import httpx
 
 # No weights at all: starts in a second, and runs the same pipeline.
-STUB_MODELS = ("embedder.stub=true", "classifier.source=stub", "lm.backend=stub")
+STUB_ENCODERS = ("embedder.stub=true", "classifier.source=stub")
+STUB_MODELS = (*STUB_ENCODERS, "lm.backend=stub")
 START_SECONDS = 60.0
 
 
