@@ -46,6 +46,18 @@ BENCHES = {
         ("--mixed", "--messages", "1000", "--users", "50"),
         ("--mixed", "--stub", "--messages", "200", "--users", "10", "--idle-seconds", "1", "--dry"),
     ),
+    "chat": Bench(
+        "bench.bench_chat",
+        "what memory adds to a chat request",
+        (),
+        ("--stub-encoders", "--turns", "10", "--remembered", "50", "--dry"),
+    ),
+    "people": Bench(
+        "bench.bench_people",
+        "exact answers of the packaged model, over HTTP, with memory and without",
+        (),
+        ("--people", "1", "--dry"),
+    ),
     "recall": Bench(
         "bench.bench_recall",
         "what each term of the ranking contributes",
