@@ -58,6 +58,18 @@ BENCHES = {
         (),
         ("--small", "--dry"),
     ),
+    "chat": Bench(
+        "bench.bench_chat",
+        "what memory adds to a chat request",
+        (),
+        ("--stub-encoders", "--turns", "10", "--remembered", "50", "--dry"),
+    ),
+    "people": Bench(
+        "bench.bench_people",
+        "exact answers of the packaged model, over HTTP, with memory and without",
+        (),
+        ("--people", "1", "--dry"),
+    ),
     "recall": Bench(
         "bench.bench_recall",
         "what each term of the ranking contributes",

@@ -201,7 +201,7 @@ def _pipeline(
 def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) -> Extract:
     mode = config.extract.mode
     if mode == "auto":
-        mode = "extractive" if choose_lm(config)[0] == "stub" else "llm"
+        mode = "extractive" if choose_lm(config)[0] in ("packaged", "stub") else "llm"
     if mode == "extractive":
 
         async def extractive(segments: Sequence[Segment]) -> Extraction:

@@ -117,8 +117,10 @@ class EmbedderConfig:
 
 @dataclass(frozen=True, slots=True)
 class LmConfig:
-    backend: Literal["auto", "qwen", "remote", "stub"] = option(
-        "auto", "qwen runs lm.model here, remote calls lm.url, stub echoes; auto decides by what is given"
+    backend: Literal["auto", "packaged", "qwen", "remote", "stub"] = option(
+        "auto",
+        "packaged is the small Qwen that comes along, qwen runs lm.model here, remote calls lm.url, stub echoes; auto "
+        "decides by what is given",
     )
     model: str = option("", "a Qwen checkpoint (path or hub name), or the model name the server knows")
     url: str = option("", "base URL of an OpenAI-compatible server, ending in /v1")

@@ -69,7 +69,7 @@ def choose_lm(config: EngineConfig) -> tuple[str, str]:
         return "remote", "auto: upstream.url is set"
     if lm.model:
         return "qwen", "auto: lm.model is set"
-    return "stub", "auto: neither lm.model nor lm.url is set; answers come from a stub that says so"
+    return "packaged", "auto: neither lm.model nor lm.url is set"
 
 
 def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
@@ -93,6 +93,12 @@ def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
 
             dtype = "bfloat16" if device.kind == "cuda" else device.dtype
             return QwenModel.load(lm.model, device=device.kind, dtype=dtype, cache_bytes=lm.cache_bytes)
+        case "packaged":
+            from lightmem_engine.models.packaged import MICRO_QWEN, packaged_micro_qwen
+            from lightmem_engine.models.qwen import QwenModel
+
+            directory = str(packaged_micro_qwen().directory)
+            return QwenModel.load(directory, device=device.kind, cache_bytes=lm.cache_bytes, name=MICRO_QWEN)
         case "stub":
             from lightmem_engine.models.stub_lm import StubModel
 

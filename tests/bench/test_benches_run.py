@@ -51,12 +51,12 @@ def test_mixed_ingest_asks_in_every_phase(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_demo_recalls_everything() -> None:
-    command = [sys.executable, "-m", "bench.demo", "--stub-encoders"]
+    command = [sys.executable, "-m", "bench.demo", "--stubs"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert "5 of 5 facts recalled; another user gets 0 of them." in done.stdout
-    assert "stub model" in done.stdout
+    assert "4 of 4 facts recalled; another user gets 0 of them." in done.stdout
+    assert "without memory: stub" in done.stdout
 
 
 def test_run_lists_the_benches_and_refuses_unknown_ones(capsys: pytest.CaptureFixture[str]) -> None:

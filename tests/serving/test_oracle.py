@@ -23,13 +23,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 from tests.support.upstream import DONE, ScriptedUpstream, Seen, Step, chunk, chunked, completion, event, whole
 
 NUM_TENANTS, NUM_NAMES = 5, 10
 EXAMPLES, STEPS = 8, 80
 SETTINGS = (
-    *STUB_ENCODERS,
+    *STUB_MODELS,
     *("extract.mode=extractive", "chat.budget_ms=60000"),
     # Stages that work all the time, so that requests meet messages in every state.
     *("short_term.idle_seconds=0.05", "short_term.threshold=30", "segment.lookahead=1"),
