@@ -29,12 +29,12 @@ import httpx
 
 from bench.dialogues import Saying, question, sayings
 from bench.harness import RESULTS, Table
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
 MAX_GROWTH_MB = 100.0
 MAX_DRAIN_SECONDS = 600.0
 POLL_SECONDS = 2.0
-STUB_SETTINGS = (*STUB_ENCODERS, "short_term.idle_seconds=0.2")
+STUB_SETTINGS = (*STUB_MODELS, "short_term.idle_seconds=0.2")
 
 
 @dataclass(slots=True)

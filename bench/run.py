@@ -34,6 +34,12 @@ BENCHES = {
         ("--embedder", "minilm"),
         ("--entries", "1000", "--searches", "20", "--dry"),
     ),
+    "sensory": Bench(
+        "bench.bench_sensory",
+        "compression and attention between turns against the published pipeline",
+        (),
+        ("--layers", "2", "--tokens", "10", "40", "--users", "1", "3", "--sample", "1", "--rounds", "1", "--dry"),
+    ),
     "ingest": Bench(
         "bench.bench_ingest",
         "10,000 messages from 500 users over 32 connections",
@@ -51,6 +57,24 @@ BENCHES = {
         "what a run of sleep does to 100 invented users who correct and repeat themselves",
         (),
         ("--stub-encoders", "--users", "5", "--dry"),
+    ),
+    "chaos": Bench(
+        "bench.bench_chaos",
+        "what clients see and what is stored when things break",
+        (),
+        ("--small", "--dry"),
+    ),
+    "chat": Bench(
+        "bench.bench_chat",
+        "what memory adds to a chat request",
+        (),
+        ("--stub-encoders", "--turns", "10", "--remembered", "50", "--dry"),
+    ),
+    "people": Bench(
+        "bench.bench_people",
+        "exact answers of the packaged model, over HTTP, with memory and without",
+        (),
+        ("--people", "1", "--dry"),
     ),
     "recall": Bench(
         "bench.bench_recall",

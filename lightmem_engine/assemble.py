@@ -12,21 +12,21 @@ from lightmem_engine.chat import budget
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config_loader import default_data_dir
 from lightmem_engine.engine import LocalEngine
-from lightmem_engine.errors import ConfigError
+from lightmem_engine.loading import Encoders, load_encoders, load_lm
 from lightmem_engine.long_term.memory import LongTermMemory
-from lightmem_engine.pipeline.calls import CLASSIFY, EMBED, ModelCalls
+from lightmem_engine.pipeline.calls import CLASSIFY, EMBED, SHORTEN, ModelCalls
 from lightmem_engine.pipeline.curator import Caches, Curator
 from lightmem_engine.pipeline.pipeline import Listeners
 from lightmem_engine.pipeline.porter import Porter
 from lightmem_engine.prompts import v1 as prompts
-from lightmem_engine.protocols import Clock, Embedder, LanguageModel, TokenClassifier
+from lightmem_engine.protocols import Clock
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import BACKGROUND_SHARE, DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
-from lightmem_engine.runtime.device import Device, choose, give_back_memory
+from lightmem_engine.runtime.device import give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.sensory.memory import SensoryMemory, spoken
-from lightmem_engine.stages import choose_lm, forget_prompts, sleeper
+from lightmem_engine.stages import forget_prompts, sleeper
 from lightmem_engine.stages import pipeline as build_pipeline
 from lightmem_engine.stores.lock import DirectoryLock
 from lightmem_engine.stores.memory_db import MemoryDB
@@ -35,81 +35,6 @@ from lightmem_engine.types import Priority, Scope
 
 # A search waits for at most one background batch, a quarter of this: about .2 s of MiniLM on two CPU cores.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
-
-
-@dataclass(frozen=True, slots=True)
-class Encoders:
-    """The two models of the sensory stage, on one device."""
-
-    classifier: TokenClassifier
-    embedder: Embedder
-    device: Device
-
-
-def load_encoders(config: EngineConfig) -> Encoders:
-    """Classifier and embedder, sharing one set of weights where they are the same checkpoint."""
-    from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
-
-    if config.embedder.stub and config.classifier.source == "stub":
-        idle = Device("cpu", "float32", "stub encoders need no device")
-        return Encoders(StubClassifier(config.classifier.window_tokens), StubEmbedder(), idle)
-    device = choose(config.device)  # before anything else imports torch
-    import torch
-
-    from lightmem_engine.models.checkpoint import locate
-    from lightmem_engine.models.encoder import Encoder, SentenceEmbedder
-    from lightmem_engine.models.packaged import packaged_minilm
-
-    dtype = getattr(torch, device.dtype)
-    sentence: Encoder | None = None
-    if not (config.embedder.stub and config.classifier.source != "saliency"):
-        checkpoint = locate(config.embedder.model) if config.embedder.model else packaged_minilm()
-        sentence = Encoder(checkpoint, device=device.kind, dtype=dtype)
-    embedder: Embedder = StubEmbedder() if config.embedder.stub or sentence is None else SentenceEmbedder(sentence)
-    classifier: TokenClassifier
-    match config.classifier.source:
-        case "stub":
-            classifier = StubClassifier(config.classifier.window_tokens)
-        case "llmlingua":
-            from lightmem_engine.models.llmlingua import LlmLinguaClassifier
-
-            labelled = Encoder(locate(config.classifier.model), device=device.kind, dtype=dtype, labels=True)
-            classifier = LlmLinguaClassifier(labelled, layers=config.classifier.layers)
-        case "saliency":
-            from lightmem_engine.models.saliency import SaliencyClassifier
-
-            assert sentence is not None
-            classifier = SaliencyClassifier(sentence, layers=config.classifier.layers)
-    return Encoders(classifier, embedder, device)
-
-
-def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
-    """The configured language model. Raises `ConfigError` if it cannot be loaded."""
-    lm = config.lm
-    backend, _ = choose_lm(config)
-    match backend:
-        case "remote":
-            from lightmem_engine.models.remote import RemoteModel
-
-            upstream = config.upstream
-            return RemoteModel(
-                lm.url or f"{upstream.url.rstrip('/').removesuffix('/v1')}/v1",
-                lm.model,
-                api_key=lm.api_key or ("" if lm.url else upstream.api_key),
-                timeout_seconds=lm.timeout_seconds,
-                template_options={"enable_thinking": False} if lm.disable_thinking else None,
-            )
-        case "qwen":
-            from lightmem_engine.models.qwen import QwenModel
-
-            dtype = "bfloat16" if device.kind == "cuda" else device.dtype
-            return QwenModel.load(lm.model, device=device.kind, dtype=dtype, cache_bytes=lm.cache_bytes)
-        case "stub":
-            from lightmem_engine.models.stub_lm import StubModel
-
-            return StubModel()
-        case unknown:
-            raise ConfigError(f"lm.backend: unknown {unknown!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +98,8 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         engine.forget_turns(scope)
 
     def forget_words(scope: Scope) -> None:
-        pipeline.forget(scope)
-        long_term.forget(scope)
+        for forget in (pipeline.forget, long_term.forget, engine.doubt_turns):
+            forget(scope)
 
     caches = Caches(forget_words, forget_user, forget_prompts(lm))
     chat_budget_ms = await budget.automatic(
@@ -218,6 +143,7 @@ def _worker(config: EngineConfig, encoders: Encoders) -> DeviceWorker:
     worker = DeviceWorker(batch_tokens, config.runtime.max_queued_tokens, tidy=give_back_memory)
     worker.add_lane(CLASSIFY, encoders.classifier.score)
     worker.add_lane(EMBED, encoders.embedder.encode)
+    worker.add_lane(SHORTEN, encoders.shorten or list)
     return worker
 
 
@@ -230,4 +156,5 @@ def _sensory(config: EngineConfig, encoders: Encoders, calls: ModelCalls) -> Sen
         compress=config.compress,
         max_words=config.extract.max_words,
         attend="users" if config.segment.mode == "paper" else "turns",
+        shorten=None if encoders.shorten is None else calls.shorten,
     )

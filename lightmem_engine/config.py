@@ -39,12 +39,24 @@ class ClassifierConfig:
     layers: tuple[int, ...] = option(
         (), "layers whose attention is read; empty takes the last third (saliency: the first layer of it)"
     )
+    mode: Literal["window", "per_message"] = option(
+        "window",
+        "source = llmlingua: score the words of a window of turns in one pass, or compress each message by itself to "
+        "exactly the text of the llmlingua package, which takes a second pass and leaves compress.protect out",
+    )
+    special_tokens: Literal["package", "fixed"] = option(
+        "package", "mode = per_message: tokens around a message as the package sets them, or the model's own (XLM-R)"
+    )
     window_tokens: int = option(512, "token budget of one window, both roles counted")
 
     def __post_init__(self) -> None:
         check(
             self.source != "llmlingua" or bool(self.model),
             "classifier.source = llmlingua needs classifier.model",
+        )
+        check(
+            self.mode == "window" or self.source == "llmlingua",
+            "classifier.mode = per_message needs classifier.source = llmlingua",
         )
         check(self.window_tokens >= 32, "classifier.window_tokens must be at least 32")
 
@@ -71,6 +83,11 @@ class SegmentConfig:
     lookahead: int = option(4, "units of dialogue read past a gap before it is decided")
     max_tokens: int = option(16384, "compressed tokens after which a segment ends even without a change of topic")
 
+    @property
+    def edge_tokens(self) -> int:
+        """Tokens at either end of a window whose attention is not read, special tokens counted."""
+        return 3 if self.mode == "paper" else 1
+
     def __post_init__(self) -> None:
         check(self.lookahead >= 1, "segment.lookahead must be at least 1")
         check(self.max_tokens >= 64, "segment.max_tokens must be at least 64")
@@ -84,8 +101,10 @@ class EmbedderConfig:
 
 @dataclass(frozen=True, slots=True)
 class LmConfig:
-    backend: Literal["auto", "qwen", "remote", "stub"] = option(
-        "auto", "qwen runs lm.model here, remote calls lm.url, stub echoes; auto decides by what is given"
+    backend: Literal["auto", "packaged", "qwen", "remote", "stub"] = option(
+        "auto",
+        "packaged is the small Qwen that comes along, qwen runs lm.model here, remote calls lm.url, stub echoes; auto "
+        "decides by what is given",
     )
     model: str = option("", "a Qwen checkpoint (path or hub name), or the model name the server knows")
     url: str = option("", "base URL of an OpenAI-compatible server, ending in /v1")

@@ -153,6 +153,10 @@ class LocalEngine(Curated):
         """Open chat turns of an erased user store nothing any more."""
         self._chat_turns.forget(scope)
 
+    def doubt_turns(self, scope: Scope) -> None:
+        """Chat turns that are being opened keep nothing of what they have found before a deletion."""
+        self._chat_turns.doubt(scope)
+
     async def everything(self, scope: Scope) -> list[Hit]:
         """All that is remembered of a user, in the order it was said; superseded entries included."""
         docs, _ = await self._db.changes(scope, 0)
@@ -210,6 +214,11 @@ class LocalEngine(Curated):
     def _drafts(self, messages: Sequence[Message], last_event_time: datetime | None) -> list[TurnDraft]:
         now = self._clock.now()
         return normalize(messages, timestamp=None, zone=self._zone, last_event_time=last_event_time, now=now)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether what is told can be stored, as far as is known."""
+        return self._db.is_sound
 
     @property
     def queued_tokens(self) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lightmem_engine.assemble import load_encoders
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import StoreError
+from lightmem_engine.loading import load_encoders
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.sensory.memory import spoken
 from lightmem_engine.stores import schema

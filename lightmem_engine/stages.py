@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from lightmem_engine.config import EngineConfig
+from lightmem_engine.loading import choose_lm
 from lightmem_engine.pipeline.bisect import Retry
 from lightmem_engine.pipeline.calls import ModelCalls
 from lightmem_engine.pipeline.consolidate import Consolidator, Means
@@ -27,20 +28,6 @@ from lightmem_engine.sleep.decide import Decider
 from lightmem_engine.sleep.queue import Rows, TopK
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.types import Floats, Priority, Segment, Vectors
-
-
-def choose_lm(config: EngineConfig) -> tuple[str, str]:
-    """The language model's backend and why it was chosen."""
-    lm = config.lm
-    if lm.backend != "auto":
-        return lm.backend, "set by lm.backend"
-    if lm.url:
-        return "remote", "auto: lm.url is set"
-    if config.upstream.url:
-        return "remote", "auto: upstream.url is set"
-    if lm.model:
-        return "qwen", "auto: lm.model is set"
-    return "stub", "auto: neither lm.model nor lm.url is set; answers come from a stub that says so"
 
 
 def forget_prompts(lm: LanguageModel) -> Callable[[], Awaitable[None]]:
@@ -91,7 +78,7 @@ def pipeline(
 def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) -> Extract:
     mode = config.extract.mode
     if mode == "auto":
-        mode = "extractive" if choose_lm(config)[0] == "stub" else "llm"
+        mode = "extractive" if choose_lm(config)[0] in ("packaged", "stub") else "llm"
     if mode == "extractive":
 
         async def extractive(segments: Sequence[Segment]) -> Extraction:

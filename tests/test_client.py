@@ -21,7 +21,7 @@ from lightmem_engine.errors import BackendUnavailable, ConfigError, StoreError
 from lightmem_engine.protocols import Engine
 from lightmem_engine.types import Scope, TurnOptions
 from tests.support.memory import quick_config
-from tests.support.server import STUB_ENCODERS, Server, free_port
+from tests.support.server import STUB_MODELS, Server, free_port
 
 Use = Callable[[Memory], Any]
 BERLIN = timezone(timedelta(hours=2))
@@ -29,7 +29,7 @@ BERLIN = timezone(timedelta(hours=2))
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("client") / "data", STUB_ENCODERS) as server:
+    with Server(tmp_path_factory.mktemp("client") / "data", STUB_MODELS) as server:
         yield server
 
 
@@ -198,13 +198,13 @@ def test_turns_and_tenants_are_for_the_socket_alone(server: Server) -> None:
 
 def test_the_socket_is_private_goes_with_the_server_and_replaces_a_dead_one(tmp_path: Path) -> None:
     path = tmp_path / "data" / "engine.sock"
-    server = Server(tmp_path / "data", STUB_ENCODERS).wait_ready()
+    server = Server(tmp_path / "data", STUB_MODELS).wait_ready()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     server.kill()
     assert path.exists()
     with pytest.raises(BackendUnavailable), Memory(url=str(path)) as memory:
         memory.stats()
-    with Server(tmp_path / "data", STUB_ENCODERS), Memory(url=str(path)) as memory:
+    with Server(tmp_path / "data", STUB_MODELS), Memory(url=str(path)) as memory:
         assert memory.stats()["messages"] == 0
     assert not path.exists()
 
@@ -212,7 +212,7 @@ def test_the_socket_is_private_goes_with_the_server_and_replaces_a_dead_one(tmp_
 def test_a_data_directory_with_a_very_long_path(tmp_path: Path) -> None:
     data = tmp_path.joinpath(*(f"{n}" * 60 for n in range(4)), "data")
     data.parent.mkdir(parents=True)
-    with Server(data, STUB_ENCODERS), Memory(url=str(data / "engine.sock")) as memory:
+    with Server(data, STUB_MODELS), Memory(url=str(data / "engine.sock")) as memory:
         memory.add(Message("user", "The parrot is called Zazu."), user_id="ann")
         assert memory.stats()["messages"] == 1
 
@@ -243,12 +243,12 @@ def test_what_was_acknowledged_outlives_the_owner(tmp_path: Path) -> None:
             await add_until_death(memory, owner)
 
     for _ in range(2):
-        owner = Server(data, STUB_ENCODERS).wait_ready()
+        owner = Server(data, STUB_MODELS).wait_ready()
         try:
             asyncio.run(run(owner))
         finally:
             owner.kill()
-    with Server(data, STUB_ENCODERS), Memory(url=str(data / "engine.sock")) as memory:
+    with Server(data, STUB_MODELS), Memory(url=str(data / "engine.sock")) as memory:
         memory.flush()
         found = {
             id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,9 @@ import pytest
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.memory import AsyncMemory
 from lightmem_engine.pipeline.sense import SenseStage
-from lightmem_engine.types import Scope
+from lightmem_engine.stores.memory_db import MemoryDB
+from lightmem_engine.types import Hit, Scope
+from tests.support.memory import quick_config, user
 
 FACTS = {
     "My sister Anna moved to Lisbon in March and works as a nurse.": "Where does my sister live?",
@@ -50,3 +52,24 @@ async def test_facts_are_found_before_any_stage_ran(
             assert best.source_ids == (told[fact],), (question, best)
         states = {hit.state for hit in await memory.search("everything", user_id="ann", top_k=50)}
         assert states == ({"pending", "active"} if known else {"pending"})
+
+
+@pytest.mark.parametrize("top_k", [1, 10])
+async def test_a_message_that_becomes_an_entry_during_a_search_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, top_k: int
+) -> None:
+    plain = MemoryDB.hydrate
+
+    async def then_extracted(self: MemoryDB, scope: Scope, refs: Iterable[str]) -> dict[str, Hit]:
+        monkeypatch.setattr(MemoryDB, "hydrate", plain)
+        await memory.flush(user_id="ann")  # between the ranking and the reading of what was ranked
+        return await plain(self, scope, refs)
+
+    async with AsyncMemory(quick_config(tmp_path)) as memory:
+        await memory.add(user("The boat leaves at nine.", id="b"), user_id="ann", wait=True)
+        await memory.add(user("The parrot is called Zazu.", id="p"), user_id="ann")
+        monkeypatch.setattr(MemoryDB, "hydrate", then_extracted)
+        hits = await memory.search("What is the parrot called?", user_id="ann", top_k=top_k)
+        assert hits[0].source_ids == ("p",)
+        assert hits[0].state == "active"
+        assert len(hits) == min(top_k, 2)

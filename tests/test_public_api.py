@@ -14,7 +14,7 @@ from lightmem_engine import AsyncMemory, EngineConfig, InvalidInput, Memory, Mes
 from lightmem_engine.config import replace
 from tests.support.process import python
 
-STUBS = {"embedder.stub": True, "classifier.source": "stub"}
+STUBS = {"embedder.stub": True, "classifier.source": "stub", "lm.backend": "stub"}
 
 
 def _config(tmp_path: Path) -> EngineConfig:
@@ -65,7 +65,8 @@ def test_memory_from_a_plain_script(tmp_path: Path) -> None:
         "import sys\n"
         "from lightmem_engine import EngineConfig, Memory\n"
         "from lightmem_engine.config import replace\n"
-        "config = replace(EngineConfig(data_dir=sys.argv[1]), **{'embedder.stub': True, 'classifier.source': 'stub'})\n"
+        "stubs = {'embedder.stub': True, 'classifier.source': 'stub', 'lm.backend': 'stub'}\n"
+        "config = replace(EngineConfig(data_dir=sys.argv[1]), **stubs)\n"
         "with Memory(config) as memory:\n"
         "    memory.add({'role': 'user', 'content': 'The parrot is called Zazu.'}, user_id='ann', wait=True)\n"
         "    print(memory.search('parrot', user_id='ann')[0].text)\n"

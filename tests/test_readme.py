@@ -23,7 +23,7 @@ def _run(code: str) -> str:
 def test_the_ten_lines_with_the_openai_client(tmp_path: Path) -> None:
     with Server(tmp_path / "data") as server:
         output = _run(BLOCKS[0].replace("http://127.0.0.1:8000", server.url))
-    assert "stub" in output
+    assert output.startswith("Your sister's home: Lisbon.")
     assert "'stored': True" in output
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from lightmem_engine.errors import LightMemError
+from lightmem_engine.runtime.complain import complain
 from lightmem_engine.types import Vectors
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ async def automatic(kind: str, embed: Callable[[Sequence[str]], Awaitable[Vector
         await embed([_SAMPLE])
         await embed([long] * max(1, 4 * batch_tokens // len(long)))
     except LightMemError as error:
-        logger.warning("the time of recall could not be measured: %s", error)
+        complain(logger, "the time of recall could not be measured", error)
         return CPU_FLOOR_MS
     return max(CPU_FLOOR_MS, 2000 * (time.perf_counter() - started))
 

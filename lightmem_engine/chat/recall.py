@@ -9,6 +9,7 @@ from typing import Any
 from lightmem_engine.chat import block as blocks
 from lightmem_engine.chat.budget import BLOCK_ONLY, EMBEDDING_SHARE, LEXICAL_ONLY, Deadline
 from lightmem_engine.errors import InvalidInput, LightMemError
+from lightmem_engine.runtime.complain import complain
 from lightmem_engine.runtime.late import LateWork
 from lightmem_engine.text import num_tokens
 from lightmem_engine.types import Block, ChatView, Hit, Note, Scope
@@ -65,7 +66,7 @@ class Recaller:
         except InvalidInput:
             raise
         except LightMemError as error:
-            logger.warning("recall failed: %s", error)
+            complain(logger, "recall failed", error)
             return None, error.code
         kept = _within(_unknown(found, known)[:top_k], max_tokens)
         notes = tuple(blocks.note_of(hit) for hit in sorted(kept, key=lambda hit: hit.event_time))

@@ -19,9 +19,11 @@ from typing import Any, Protocol, TypeVar
 from lightmem_engine.chat.budget import BLOCK_ONLY, NO_RECALL, Deadline
 from lightmem_engine.chat.items import check_messages, items_of, reply_item, spoken_text, without_injected
 from lightmem_engine.chat.recall import Contents, Recaller, Search
+from lightmem_engine.chat.underway import Opening, Underway
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import Conflict, LightMemError
 from lightmem_engine.prompts import v1 as prompts
+from lightmem_engine.runtime.complain import complain
 from lightmem_engine.runtime.late import LateWork
 from lightmem_engine.text import num_tokens
 from lightmem_engine.types import (
@@ -45,7 +47,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Drafts = Callable[[Sequence[Message], datetime | None], list[TurnDraft]]
 MAX_QUESTION_CHARS = 4000  # of a longer message the end is what recall asks with: questions come last
-MAX_OPEN = 1 << 16  # turns that nobody has closed; beyond it the oldest are given up
 
 
 class ChatStore(Protocol):
@@ -88,12 +89,6 @@ class Surroundings:
     today: Callable[[], date]
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    scope: Scope
-    place: ChatPlace | None  # None: its reply is not to be kept
-
-
 class ChatTurns:
     """Turns between `open` and `close`. Belongs to one event loop."""
 
@@ -106,7 +101,7 @@ class ChatTurns:
         self._recaller = Recaller(
             around.search, around.contents, lambda scope: around.store.newest(scope, around.now()), self._late
         )
-        self._open: dict[str, _Open] = {}
+        self._underway = Underway()
 
     async def open(self, scope: Scope | None, messages: Sequence[Mapping[str, Any]], options: TurnOptions) -> OpenTurn:
         """Place what memory holds on the last question and store the request's new messages.
@@ -115,11 +110,13 @@ class ChatTurns:
         names another request. Without a scope the messages pass through untouched.
         """
         check_messages(messages)
-        turn_id = uuid.uuid4().hex
         if scope is None:
-            return OpenTurn(turn_id, tuple(messages))
-        started = time.perf_counter()
-        messages = [without_injected(message) for message in messages]
+            return OpenTurn(uuid.uuid4().hex, tuple(messages))
+        with self._underway.opening(scope) as opening:
+            return await self._opened(opening, [without_injected(message) for message in messages], options)
+
+    async def _opened(self, opening: Opening, messages: Sequence[Mapping[str, Any]], options: TurnOptions) -> OpenTurn:
+        started, turn_id, scope = time.perf_counter(), uuid.uuid4().hex, opening.scope
         items, places = items_of(messages, tool_results=self._config.chat.store_tool_results)
         ask = ChatAsk(tuple(items), options.session, options.idempotency_key)
         budget_ms = self._budget_ms if options.budget_ms is None else options.budget_ms
@@ -129,15 +126,17 @@ class ChatTurns:
             ask, degraded = await self._remember(scope, ask, view, messages, options, deadline)
         read_ms = (time.perf_counter() - started) * 1000
         opened: ChatOpened | None = None
+        if opening.is_changed:
+            ask, view = _without_finds(ask), None
         if options.write:
-            opened, failure = await self._store(scope, ask)
+            opened, failure = await self._store(opening, ask)
             degraded = degraded or failure
+        if opening.is_erased:  # as if nothing had ever been known
+            return OpenTurn(turn_id, tuple(messages), degraded=opening.trouble, salt=secrets.token_hex(32))
         notes, placed = self._placed(messages, places, _shown(ask, opened.view if opened else view), options.read)
         if options.read and view is None and opened is None:
             degraded = degraded if degraded != BLOCK_ONLY else NO_RECALL
-        self._open[turn_id] = _Open(scope, opened.place if opened else None)
-        if len(self._open) > MAX_OPEN:
-            del self._open[next(iter(self._open))]
+        self._underway.keep(turn_id, scope, opened.place if opened else None)
         return OpenTurn(
             turn_id=turn_id,
             messages=tuple(placed),
@@ -145,7 +144,7 @@ class ChatTurns:
             tokens_added=sum(num_tokens(note.line) for note in notes),
             read_ms=round(read_ms, 2),
             stored=opened is not None,
-            degraded=degraded,
+            degraded=degraded or (opening.trouble if options.read else None),
             salt=await self._salt(scope, opened.view if opened else view),
         )
 
@@ -153,7 +152,7 @@ class ChatTurns:
         self, turn_id: str, reply: str, status: str, tool_calls: Sequence[Mapping[str, Any]] | None = None
     ) -> bool:
         """Store the reply; `partial` is noted with it. Says whether it is on disk."""
-        turn = self._open.pop(turn_id, None)
+        turn = self._underway.take(turn_id)
         if turn is None or turn.place is None:
             return False
         item = reply_item(reply, tool_calls, is_partial=status == "partial")
@@ -162,13 +161,16 @@ class ChatTurns:
         try:
             return await asyncio.shield(asyncio.ensure_future(self._close(turn.scope, turn.place, item)))
         except LightMemError as error:
-            logger.warning("a reply was not stored: %s", error)
+            complain(logger, "a reply was not stored", error)
             return False
 
     def forget(self, scope: Scope) -> None:
-        """A user is erased: their open turns store nothing any more."""
-        for turn_id in [id for id, turn in self._open.items() if turn.scope == scope]:
-            del self._open[turn_id]
+        """A user is erased: their turns that are under way store nothing any more."""
+        self._underway.erase(scope)
+
+    def doubt(self, scope: Scope) -> None:
+        """Something of a user is deleted: what turns that are being opened have found may be gone."""
+        self._underway.change(scope)
 
     async def aclose(self) -> None:
         """Wait for recalls that came too late."""
@@ -189,7 +191,7 @@ class ChatTurns:
         except Conflict:
             raise
         except LightMemError as error:
-            logger.warning("a conversation could not be read: %s", error)
+            complain(logger, "a conversation could not be read", error)
             return None, error.code
 
     async def _remember(
@@ -212,7 +214,7 @@ class ChatTurns:
             except TimeoutError:
                 return ask, NO_RECALL
             except LightMemError as error:
-                logger.warning("a memory block could not be made: %s", error)
+                complain(logger, "a memory block could not be made", error)
                 return ask, error.code
         question = ask.items[-1].text[-MAX_QUESTION_CHARS:] if ask.items else ""
         chat = self._config.chat
@@ -234,10 +236,15 @@ class ChatTurns:
         )
         return ask if notes is None else replace(ask, injection=Injection(notes, self._around.today())), degraded
 
-    async def _store(self, scope: Scope, ask: ChatAsk) -> tuple[ChatOpened | None, str | None]:
-        async def store() -> ChatOpened:
+    async def _store(self, opening: Opening, ask: ChatAsk) -> tuple[ChatOpened | None, str | None]:
+        scope = opening.scope
+
+        async def store() -> ChatOpened | None:
             around = self._around
-            opened = await around.store.open(scope, ask, around.drafts, around.now())
+            if opening.is_erased:  # a write that is queued before the erasure is erased with the rest
+                return None
+            kept = _without_finds(ask) if opening.is_changed else ask
+            opened = await around.store.open(scope, kept, around.drafts, around.now())
             if opened.is_new:
                 around.wake(scope, opened.place.session)
             return opened
@@ -248,7 +255,7 @@ class ChatTurns:
         except Conflict:
             raise
         except LightMemError as error:
-            logger.warning("a chat turn was not stored: %s", error)
+            complain(logger, "a chat turn was not stored", error)
             return None, error.code
 
     def _placed(
@@ -270,8 +277,12 @@ class ChatTurns:
             return await self._around.store.salt(scope)
         except LightMemError as error:
             # Caches of nobody: better than caches that users share.
-            logger.warning("the salt of a user could not be read: %s", error)
+            complain(logger, "the salt of a user could not be read", error)
             return secrets.token_hex(32)
+
+
+def _without_finds(ask: ChatAsk) -> ChatAsk:
+    return replace(ask, injection=None, block=None, next_block=None)
 
 
 def _shown(ask: ChatAsk, view: ChatView | None) -> ChatView:

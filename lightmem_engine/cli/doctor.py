@@ -49,8 +49,7 @@ def _package(name: str) -> Finding:
 
 
 def _models(config: EngineConfig) -> Iterator[Finding]:
-    from lightmem_engine.assemble import load_encoders
-    from lightmem_engine.stages import choose_lm
+    from lightmem_engine.loading import choose_lm, load_encoders
 
     try:
         encoders = load_encoders(config)

@@ -28,6 +28,7 @@ Spoken = Callable[[str, str], str]
 
 _SPARE = 16  # candidates beyond top_k, for what was deleted since the index last looked
 _MAX_ROUNDS = 4
+_Ranked = tuple[str, float]  # ref and score
 _INLINE_DOCS = 32  # fewer changes than these are applied on the event loop itself
 _INLINE_SEARCH = 2000  # smaller memories are searched on the event loop itself
 
@@ -138,11 +139,16 @@ class LongTermMemory:
         limit = 2 * request.top_k + _SPARE
         for _ in range(_MAX_ROUNDS):
             ranked, is_all = await self._rank(user, request, question, signals, limit)
-            hits = await self._hydrate(scope, request, ranked)
-            if is_all or len(hits) == request.top_k:
+            hits, has_gone = await self._hydrate(scope, request, ranked)
+            is_enough = is_all or len(hits) == request.top_k
+            if is_enough and not has_gone:
                 break
+            # What has gone may be there under another name: a pending message has become an entry.
+            before = user.index.applied_seq
             await self._catch_up(scope, user)
-            limit *= 4
+            if is_enough and user.index.applied_seq == before:
+                break
+            limit *= 1 if is_enough else 4
         is_complete = signals.vector is not None or request.strategy == "context"
         return hits if request.max_tokens is None else self._within(hits, request.max_tokens), is_complete
 
@@ -259,20 +265,23 @@ class LongTermMemory:
             lexical = index.lexical(question.terms) if needs_words else None
         return fuse(question, columns, lexical, cosine, strategy, self._weights)
 
-    async def _hydrate(self, scope: Scope, request: Request, ranked: Sequence[tuple[str, float]]) -> list[Hit]:
-        """The first `top_k` candidates that still exist, as they read now."""
-        hits: list[Hit] = []
+    async def _hydrate(self, scope: Scope, request: Request, ranked: Sequence[_Ranked]) -> tuple[list[Hit], bool]:
+        """The first `top_k` candidates that still exist, as they read now; and whether one before them has gone."""
+        hits, has_gone = list[Hit](), False
         for i in range(0, len(ranked), request.top_k + _SPARE):
             if len(hits) == request.top_k:
                 break
             some = ranked[i : i + request.top_k + _SPARE]
             found = await self._feed.hydrate(scope, [ref for ref, _ in some])
             for ref, score in some:
+                if len(hits) == request.top_k:
+                    break
                 hit = found.get(ref)
+                has_gone |= hit is None
                 is_current = hit is not None and (request.as_of is not None or hit.state in ("pending", "active"))
-                if hit is not None and is_current and len(hits) < request.top_k:
+                if hit is not None and is_current:
                     hits.append(dataclasses.replace(hit, score=score))
-        return hits
+        return hits, has_gone
 
     def _within(self, hits: Sequence[Hit], max_tokens: int) -> list[Hit]:
         kept, left = [], max_tokens

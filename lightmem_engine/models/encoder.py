@@ -1,7 +1,8 @@
-"""BERT and XLM-R encoders: one loaded body, batches of packed length, attention inputs on request; and the embedder."""
+"""BERT and XLM-R encoders: one loaded body, packed batches, attention inputs on request; and the embedder."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from transformers.utils import logging as transformers_logging
 
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.models.checkpoint import Checkpoint, progress_on_terminals_only
+from lightmem_engine.models.lingua_tables import Family
+from lightmem_engine.models.packed import Captured, PackedBody
 from lightmem_engine.types import Vectors
 
-# Padded tokens of one forward on a CPU: enough to fill the matrix multiplications, small enough to stay in cache.
+# Tokens of one forward on a CPU: enough to fill the matrix multiplications, small enough to stay in cache.
 BATCH_TOKENS = 8192
 
 _FAMILIES = ("bert", "xlm-roberta", "roberta", "camembert")
@@ -25,35 +28,24 @@ _FAMILIES = ("bert", "xlm-roberta", "roberta", "camembert")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One padded forward. `rows` are places in the caller's list; `ids` and `mask` are [b, T], `lengths` [b]."""
+    """Sequences of one forward, one after another without padding. `rows` are places in the caller's list, `ids` is
+    [tokens], `lengths` [b]; `visible` [tokens] is None unless some token is hidden from the attention of the others."""
 
     rows: list[int]
     ids: torch.Tensor
-    mask: torch.Tensor
     lengths: list[int]
-
-    def flat(self) -> torch.Tensor:
-        """Places of the real tokens in the flattened [b * T]."""
-        return self.mask.flatten().nonzero().squeeze(1)
+    visible: torch.Tensor | None = None
 
     def bounds(self) -> torch.Tensor:
-        """int64 [b + 1], where each row begins once padding is gone."""
-        return torch.tensor([0, *np.cumsum(self.lengths)], device=self.mask.device)
-
-
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """What one layer's attention was computed from: q and k, each [tokens, heads, d], padding gone."""
-
-    layer: int
-    q: torch.Tensor
-    k: torch.Tensor
+        """int64 [b + 1] on the CPU, where each sequence begins and ends."""
+        return torch.tensor([0, *itertools.accumulate(self.lengths)])
 
 
 class Encoder:
     """A loaded checkpoint with its tokenizer on one device. Not for concurrent calls; a device worker serialises them.
 
     max_tokens: longest sequence, special tokens included.   num_layers: attention layers, counted from 0.
+    family: `bert` or `xlm-roberta`.   body: the weights.
     """
 
     def __init__(
@@ -70,6 +62,9 @@ class Encoder:
         self.checkpoint = checkpoint
         self.device = torch.device(device)
         self.tokenizer: Any = _load_tokenizer(checkpoint)
+        self._fast: Any = self.tokenizer.backend_tokenizer  # spares a short text most of its tokenizing time
+        self._fast.no_truncation()
+        self._fast.no_padding()
         progress_on_terminals_only()
         loader = AutoModelForTokenClassification if labels else AutoModel
         with _no_progress_bar():
@@ -77,7 +72,9 @@ class Encoder:
                 model = loader.from_pretrained(checkpoint.directory, dtype=dtype, attn_implementation="sdpa")
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 raise ConfigError(f"{checkpoint.directory} cannot be loaded: {error}") from error
-        self.model: Any = model.to(self.device).eval().requires_grad_(False)
+        model.requires_grad_(False)
+        self.family: Family = "bert" if config.model_type == "bert" else "xlm-roberta"
+        self.body = PackedBody(model.to(self.device).eval())
         self.num_layers = int(config.num_hidden_layers)
         self.num_heads = int(config.num_attention_heads)
         self.dim = int(config.hidden_size)
@@ -91,8 +88,14 @@ class Encoder:
         """Token ids of each text, without special tokens."""
         if not texts:
             return []
-        found = self.tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)
-        return list(found["input_ids"])
+        return [found.ids for found in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def tokenize_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Token ids of each text, and for each token the characters [start, end) it stands for."""
+        if not texts:
+            return []
+        found = self._fast.encode_batch(list(texts), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in found]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens."""
@@ -102,65 +105,58 @@ class Encoder:
         """The layers whose attention is read unless the caller names others."""
         return tuple(range(self.num_layers - max(1, self.num_layers // 3), self.num_layers))
 
-    def batches(self, sequences: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        """Sequences (with their special tokens) of similar length together, each batch below the token budget."""
+    def batches(
+        self, sequences: Sequence[Sequence[int]], visible: Sequence[np.ndarray[Any, Any] | None] | None = None
+    ) -> Iterator[Batch]:
+        """Sequences (with their special tokens), shortest first, each batch below the token budget.
+
+        visible: per sequence None, or bool [T], False for tokens that the others must not see.
+        """
         by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         rows: list[int] = []
+        held = 0
         for row in by_length:
-            if rows and len(sequences[row]) * (len(rows) + 1) > self.batch_tokens:
-                yield self._pad(sequences, rows)
-                rows = []
+            if rows and held + len(sequences[row]) > self.batch_tokens:
+                yield self._pack(sequences, visible, rows)
+                rows, held = [], 0
             rows.append(row)
+            held += len(sequences[row])
         if rows:
-            yield self._pad(sequences, rows)
+            yield self._pack(sequences, visible, rows)
 
-    def _pad(self, sequences: Sequence[Sequence[int]], rows: list[int]) -> Batch:
+    def _pack(
+        self, sequences: Sequence[Sequence[int]], visible: Sequence[np.ndarray[Any, Any] | None] | None, rows: list[int]
+    ) -> Batch:
         lengths = [len(sequences[row]) for row in rows]
-        ids = torch.full((len(rows), max(lengths)), int(self.tokenizer.pad_token_id), dtype=torch.long)
-        mask = torch.zeros(ids.shape, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, : lengths[i]] = torch.as_tensor(sequences[row], dtype=torch.long)
-            mask[i, : lengths[i]] = 1
-        return Batch(rows, ids.to(self.device), mask.to(self.device), lengths)
+        ids = torch.tensor([i for row in rows for i in sequences[row]], dtype=torch.long)
+        shown = None
+        if visible is not None and any(visible[row] is not None for row in rows):
+            flags = [visible[row] for row in rows]
+            whole = [np.ones(n, np.bool_) if own is None else own for own, n in zip(flags, lengths, strict=True)]
+            shown = torch.from_numpy(np.concatenate(whole)).to(self.device)
+        return Batch(rows, ids.to(self.device), lengths, shown)
 
     @torch.inference_mode()
     def forward(
-        self, batch: Batch, *, layers: Sequence[int] = (), sink: Callable[[Captured], None] | None = None
-    ) -> Any:
-        """Run the model on a batch; `sink` is called inside the pass, once per chosen layer, in order of layers."""
-        # Without padding no mask: attention may then take its fastest path.
-        mask = batch.mask if len(set(batch.lengths)) > 1 else None
-        with self._captured(batch, layers, sink):
-            return self.model(input_ids=batch.ids, attention_mask=mask)
+        self,
+        batch: Batch,
+        *,
+        layers: Sequence[int] = (),
+        sink: Callable[[Captured], None] | None = None,
+        hidden: bool = True,
+    ) -> torch.Tensor | None:
+        """Hidden states [tokens, dim] of a batch; `sink` is called inside the pass, once per chosen layer, in order.
 
-    @contextmanager
-    def _captured(self, batch: Batch, layers: Sequence[int], sink: Callable[[Captured], None] | None) -> Iterator[None]:
-        """Hooks on the query and key projections; nothing of them outlives the pass."""
-        if sink is None or not layers:
-            yield
-            return
-        flat, stack = batch.flat(), self.model.base_model.encoder.layer
-        queries: dict[int, torch.Tensor] = {}
+        Without `hidden` the result is None and the pass ends where the last chosen layer has said what it attends to.
+        """
+        return self.body.run(batch.ids, batch.lengths, visible=batch.visible, layers=layers, sink=sink, hidden=hidden)
 
-        def heads(projected: torch.Tensor) -> torch.Tensor:
-            return projected.flatten(0, 1)[flat].view(len(flat), self.num_heads, -1)
-
-        def on_query(layer: int) -> Callable[..., None]:
-            return lambda _module, _inputs, output: queries.__setitem__(layer, heads(output))
-
-        def on_key(layer: int) -> Callable[..., None]:
-            return lambda _module, _inputs, output: sink(Captured(layer, queries.pop(layer), heads(output)))
-
-        handles = []
-        for layer in layers:
-            attention = stack[layer].attention.self
-            handles.append(attention.query.register_forward_hook(on_query(layer)))
-            handles.append(attention.key.register_forward_hook(on_key(layer)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    @torch.inference_mode()
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Hidden states [tokens, dim] of a batch."""
+        found = self.forward(batch)
+        assert found is not None
+        return found
 
 
 @contextmanager
@@ -223,8 +219,16 @@ class SentenceEmbedder:
         sequences = [[encoder.begin, *ids[:room], encoder.end] for ids in encoder.tokenize(texts)]
         vectors = np.zeros((len(texts), self.dim), np.float32)
         for batch in encoder.batches(sequences):
-            hidden = encoder.forward(batch)[0].float()
-            weights = batch.mask.unsqueeze(2).float()
-            pooled = (hidden * weights).sum(1) / weights.sum(1)
-            vectors[batch.rows] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
-        return vectors
+            # The mean points where the sum does.
+            vectors[batch.rows] = _sums(encoder.hidden(batch).float(), batch.lengths).cpu().numpy()
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
+
+
+def _sums(hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """[b, dim], the tokens of each sequence added up."""
+    if len(lengths) == 1:  # a question waiting for its answer
+        return hidden.sum(0, keepdim=True)
+    sizes = torch.tensor(lengths, device=hidden.device)
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), sizes)
+    return hidden.new_zeros(len(lengths), hidden.shape[1]).index_add_(0, rows, hidden)

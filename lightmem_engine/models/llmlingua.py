@@ -23,19 +23,25 @@ class LlmLinguaClassifier:
     a window holds several turns with true special tokens around them, not one message padded to the full length.
     """
 
-    def __init__(self, encoder: Encoder, *, layers: Sequence[int] = ()) -> None:
-        """`encoder` must have been loaded with its labels (drop, keep); another head is a `ConfigError`."""
-        head = getattr(encoder.model, "classifier", None)
-        if head is None or getattr(head, "out_features", 0) != 2:
+    def __init__(
+        self, encoder: Encoder, *, layers: Sequence[int] = (), edge_tokens: int = 1, score_words: bool = True
+    ) -> None:
+        """`encoder` must have been loaded with its labels (drop, keep); another head is a `ConfigError`.
+
+        layers, edge_tokens: where the attention between texts is read, see `read_windows`.
+        Without `score_words` only the attention between texts is computed and texts come back without words.
+        """
+        if encoder.body.labels != 2:
             raise ConfigError(
                 f"{encoder.checkpoint.directory} has no two-label token classifier, so it is no LLMLingua-2"
             )
         self.encoder = encoder
+        self._score_words, self._edge_tokens = score_words, edge_tokens
         self.layers = check_layers(layers, encoder)
         self.name = f"llmlingua({encoder.checkpoint.name})"
         self.max_tokens = encoder.max_tokens
         tokens: list[str] = encoder.tokenizer.convert_ids_to_tokens(range(len(encoder.tokenizer)))
-        is_bert = encoder.model.config.model_type == "bert"
+        is_bert = encoder.family == "bert"
         self._begins = torch.tensor([_begins_word(token, is_bert) for token in tokens])
         self._blank = torch.tensor([token == _META for token in tokens])
         self._special = torch.zeros(len(tokens), dtype=torch.bool)
@@ -48,12 +54,15 @@ class LlmLinguaClassifier:
     def score(self, windows: Sequence[Window]) -> list[WindowScores]:
         """One pass over all windows. A window longer than `max_tokens` raises `InvalidInput`."""
         results: dict[int, WindowScores] = {}
-        for found in read_windows(self.encoder, windows, layers=self.layers):
+        for found in read_windows(
+            self.encoder, windows, layers=self.layers, edge_tokens=self._edge_tokens, logits=self._score_words
+        ):
             results[found.index] = WindowScores(self._words(windows[found.index], found), found.attention, found.mass)
         return [results[i] for i in range(len(windows))]
 
     def _words(self, window: Window, found: WindowPass) -> tuple[tuple[Word, ...], ...]:
-        assert found.logits is not None
+        if found.logits is None:
+            return ((),) * len(window.texts)
         keep = found.logits.softmax(-1)[:, 1].tolist()
         return tuple(
             tuple(self._merged(window.texts[t], found, t, keep)) if t >= window.num_context else ()

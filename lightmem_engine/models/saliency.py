@@ -47,8 +47,10 @@ class SaliencyClassifier:
     stop words rank below every content word, punctuation below those.
     """
 
-    def __init__(self, encoder: Encoder, *, layers: Sequence[int] = ()) -> None:
+    def __init__(self, encoder: Encoder, *, layers: Sequence[int] = (), edge_tokens: int = 1) -> None:
+        """layers, edge_tokens: where the attention between texts is read, see `read_windows`."""
         self.encoder = encoder
+        self._edge_tokens = edge_tokens
         # One layer is enough, and the last ones mix sentences less clearly.
         self.layers = check_layers(layers, encoder, default=encoder.last_third()[:1])
         self.name = f"saliency({encoder.checkpoint.name})"
@@ -62,7 +64,9 @@ class SaliencyClassifier:
     def score(self, windows: Sequence[Window]) -> list[WindowScores]:
         """One pass over all windows. A window longer than `max_tokens` raises `InvalidInput`."""
         results: dict[int, WindowScores] = {}
-        for found in read_windows(self.encoder, windows, layers=self.layers, received=True):
+        for found in read_windows(
+            self.encoder, windows, layers=self.layers, edge_tokens=self._edge_tokens, received=True
+        ):
             words = self._words(windows[found.index], found)
             results[found.index] = WindowScores(words, found.attention, found.mass)
         return [results[i] for i in range(len(windows))]

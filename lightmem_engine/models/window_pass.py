@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from lightmem_engine.errors import InvalidInput
-from lightmem_engine.models.encoder import Batch, Captured, Encoder
+from lightmem_engine.models.encoder import Batch, Encoder
+from lightmem_engine.models.packed import Captured
 from lightmem_engine.types import Floats, Window
 from lightmem_kernels import segment_attention
 
@@ -39,7 +40,7 @@ class WindowPass:
     """What one pass says of window `index`.
 
     received: float32 [T - 2], attention mass each token gets in the last layer, per head; None if not asked for.
-    logits: float32 [T - 2, labels], None for a model without labels.   attention, mass: as in `WindowScores`.
+    logits: float32 [T - 2, labels], None if not asked for.   attention, mass: as in `WindowScores`.
     """
 
     index: int
@@ -53,21 +54,18 @@ class WindowPass:
 def lay_out(encoder: Encoder, windows: Sequence[Window]) -> list[LaidOut]:
     """Token layout of each window; one longer than the model's positions, or without texts, is `InvalidInput`."""
     texts = [text for window in windows for text in window.texts]
-    found: Any = {"input_ids": [], "offset_mapping": []}
-    if texts:
-        found = encoder.tokenizer(
-            texts, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
-        )
-    layouts, at = [], 0
+    found = iter(encoder.tokenize_with_offsets(texts))
+    layouts = []
     for number, window in enumerate(windows):
         if not 0 <= window.num_context <= len(window.texts) or not window.texts:
             raise InvalidInput(f"window {number}: {window.num_context} context texts among {len(window.texts)}")
-        ids, segments, offsets = [encoder.begin], [-1], []
+        ids, segments = [encoder.begin], [-1]
+        offsets: list[tuple[int, int]] = []
         for text in range(len(window.texts)):
-            ids += found["input_ids"][at]
-            segments += [text] * len(found["input_ids"][at])
-            offsets += found["offset_mapping"][at]
-            at += 1
+            own, places = next(found)
+            ids += own
+            segments += [text] * len(own)
+            offsets += places
         if len(ids) + 1 > encoder.max_tokens:
             raise InvalidInput(f"window {number} has {len(ids) + 1} tokens, the model reads {encoder.max_tokens}")
         spans = np.asarray(offsets, np.int64).reshape(-1, 2)
@@ -76,32 +74,45 @@ def lay_out(encoder: Encoder, windows: Sequence[Window]) -> list[LaidOut]:
 
 
 def read_windows(
-    encoder: Encoder, windows: Sequence[Window], *, layers: Sequence[int], received: bool = False
+    encoder: Encoder,
+    windows: Sequence[Window],
+    *,
+    layers: Sequence[int],
+    edge_tokens: int = 1,
+    received: bool = False,
+    logits: bool = False,
 ) -> Iterator[WindowPass]:
     """Run every window once, windows of similar length together; results come in any order.
 
-    Attention between texts is read in `layers`; no map of it is kept.
+    Attention between texts is read in `layers`, without the first and last `edge_tokens` of a window, special tokens
+    counted; no map of it is kept. Without `logits` the pass ends there.
     """
     layouts = lay_out(encoder, windows)
     for batch in encoder.batches([layout.ids for layout in layouts]):
-        reduction = _Reduction(encoder, batch, [layouts[row] for row in batch.rows], layers, received)
-        output = encoder.forward(batch, layers=reduction.wanted(), sink=reduction)
-        logits = output.logits.float() if "logits" in output else None
-        yield from reduction.passes(logits)
+        reduction = _Reduction(encoder, batch, [layouts[row] for row in batch.rows], layers, edge_tokens, received)
+        hidden = encoder.forward(batch, layers=reduction.wanted(), sink=reduction, hidden=logits)
+        yield from reduction.passes(None if hidden is None else encoder.body.classify(hidden))
 
 
 class _Reduction:
     """Folds q and k of one batch, layer by layer, into sums per text and per token."""
 
     def __init__(
-        self, encoder: Encoder, batch: Batch, layouts: Sequence[LaidOut], layers: Sequence[int], received: bool
+        self,
+        encoder: Encoder,
+        batch: Batch,
+        layouts: Sequence[LaidOut],
+        layers: Sequence[int],
+        edge_tokens: int,
+        received: bool,
     ) -> None:
         self.batch, self.layouts, self.layers = batch, layouts, tuple(layers)
         self.num_heads, self.last = encoder.num_heads, encoder.num_layers - 1
         self.bounds = batch.bounds()
-        self.segments = torch.cat([layout.segments for layout in layouts]).to(batch.ids.device)
-        num_texts = max(layout.num_texts for layout in layouts)
         device = batch.ids.device
+        self.segments = torch.cat([layout.segments for layout in layouts]).to(device)
+        self.inner = torch.cat([_inner(layout.segments, edge_tokens) for layout in layouts]).to(device)
+        num_texts = max(layout.num_texts for layout in layouts)
         self.adjacent = torch.zeros(len(layouts), num_texts, 3, device=device)
         self.received = torch.zeros(len(self.segments), device=device) if received else None
 
@@ -110,16 +121,16 @@ class _Reduction:
 
     def __call__(self, captured: Captured) -> None:
         if captured.layer in self.layers:
-            self._reduce(captured, "adjacent", self.adjacent)
+            self._reduce(captured, self.inner, "adjacent", self.adjacent)
         if captured.layer == self.last and self.received is not None:
-            self._reduce(captured, "received", self.received)
+            self._reduce(captured, self.segments, "received", self.received)
 
-    def _reduce(self, captured: Captured, mode: Any, into: torch.Tensor) -> None:
-        segments, bounds = self.segments, self.bounds
+    def _reduce(self, captured: Captured, segments: torch.Tensor, mode: Any, into: torch.Tensor) -> None:
+        bounds = self.bounds
         segment_attention(
             captured.q,
             captured.k,
-            None,
+            captured.lse,
             segments,
             segments,
             bounds,
@@ -145,5 +156,13 @@ class _Reduction:
                 attention=attention,
                 mass=mass,
                 received=None if received is None else received[inner],
-                logits=None if logits is None else logits[i, 1 : len(layout.ids) - 1],
+                logits=None if logits is None else logits[inner],
             )
+
+
+def _inner(segments: torch.Tensor, edge_tokens: int) -> torch.Tensor:
+    """The segments without the tokens at either end of a window; none at all where the ends meet."""
+    kept = torch.full_like(segments, -1)
+    inner = slice(edge_tokens, max(edge_tokens, len(segments) - edge_tokens))
+    kept[inner] = segments[inner]
+    return kept

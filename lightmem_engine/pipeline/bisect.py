@@ -67,11 +67,12 @@ async def run_bisecting(
             logger.debug("what failed and where", exc_info=error)  # may quote what somebody said
             failures += 1
             if failures >= retry.max_attempts:
-                return [Poison(_describe(error), failures)]
+                return [Poison(describe(error), failures)]
             await retry.pause(failures)
     return []
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """What is kept of a failure beside the item that was given up."""
     cause = f" (from {type(error.__cause__).__name__})" if error.__cause__ else ""
     return f"{type(error).__name__}: {error}{cause}"[:1000]

@@ -10,7 +10,7 @@ import numpy as np
 from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.types import Priority, Vectors, Window
 
-CLASSIFY, EMBED = "classify", "embed"
+CLASSIFY, EMBED, SHORTEN = "classify", "embed", "shorten"
 
 
 class ModelCalls:
@@ -24,6 +24,10 @@ class ModelCalls:
         """One classifier pass over all windows."""
         sizes = [sum(map(_estimate, window.texts)) for window in windows]
         return await self._worker.run(CLASSIFY, windows, sizes, self._priority)
+
+    async def shorten(self, texts: Sequence[str]) -> list[Any]:
+        """Each text compressed by itself."""
+        return await self._worker.run(SHORTEN, texts, list(map(_estimate, texts)), self._priority)
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """float32 [n, dim], unit rows."""

@@ -104,6 +104,7 @@ class Curator:
         return await _through(self._erase(scope))
 
     async def _delete(self, scope: Scope, id: str) -> None:
+        self._caches.some(scope)  # before and after, as for a whole user
         await self._db.write(partial(delete.delete_entry, scope=scope, id=id))
         self._caches.some(scope)
         await self._caches.prompts()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightmem_engine.errors import BackendUnavailable, StoreError
+from lightmem_engine.errors import BackendUnavailable, ModelError, StoreError
 from lightmem_engine.pipeline.bisect import Retry
 from lightmem_engine.pipeline.extract import ExtractStage
 from lightmem_engine.pipeline.idle import IdleTimers
 from lightmem_engine.pipeline.ready import ReadySet
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.protocols import Clock
+from lightmem_engine.runtime.complain import complain
 from lightmem_engine.stores import log, work
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.types import Scope
@@ -156,7 +157,7 @@ class Pipeline:
 
     def waiting(self, error: Exception) -> None:
         """A stage waits for better times: whoever waits for a flush learns why."""
-        logger.warning("a stage is waiting to retry: %s", error)
+        complain(logger, "a stage is waiting to retry", error)
         for pending in self._pending.values():
             pending.fail(error)
 
@@ -178,9 +179,7 @@ class Pipeline:
         while True:
             scopes = await self._to_sense.take(USERS_PER_BATCH)
             try:
-                more = await self._sense.run(scopes)
-                for scope in scopes:
-                    more[scope] = more[scope] or not await self._close_due(scope)
+                more = await self._sense_alone(scopes)
                 failures = 0
             except StoreError as error:
                 self.waiting(error)
@@ -191,6 +190,38 @@ class Pipeline:
                 self._to_sense.done(scope, again=more[scope])
                 if not more[scope]:
                     self._to_extract.put(scope)
+
+    async def _sense_alone(self, scopes: Sequence[Scope]) -> dict[Scope, bool]:
+        """Serve these users; one whom the stage fails on in a way that nobody foresaw holds up no other."""
+        try:
+            more = await self._sense.run(scopes)
+        except StoreError:
+            raise
+        except Exception as error:
+            logger.debug("what failed and where", exc_info=error)
+            if len(scopes) == 1:
+                return {scopes[0]: self._failed(scopes[0], error)}
+            more = {}
+            for scope in scopes:
+                more |= await self._sense_alone([scope])
+            return more
+        for scope in scopes:
+            try:
+                more[scope] = not await self._close_due(scope) or more[scope]
+            except StoreError:
+                raise
+            except Exception as error:
+                logger.debug("what failed and where", exc_info=error)
+                more[scope] = self._failed(scope, error)
+        return more
+
+    def _failed(self, scope: Scope, error: Exception) -> bool:
+        """A stage has failed on a user in a way that nobody foresaw: whoever waits learns it at once. What is left to
+        do stays in the database, and is tried again with the user's next message, the next flush, the next start.
+        False: not sooner than that."""
+        logger.critical("a stage failed on a user: %s", type(error).__name__)
+        self._state(scope).fail(ModelError(f"memory could not be built: {type(error).__name__}"))
+        return False
 
     async def _close_due(self, scope: Scope) -> bool:
         """Close the sessions that fell silent, or all of them for a flush. False if some must wait for messages that
@@ -214,7 +245,7 @@ class Pipeline:
         try:
             if sessions:
                 await self._sense.close_sessions(scope, sorted(sessions))
-        except StoreError:
+        except Exception:
             self._state(scope).closing |= silent
             raise
         pending = self._state(scope)
@@ -241,6 +272,9 @@ class Pipeline:
                 failures += 1
                 await self._retry.pause(failures)
                 self._to_extract.done(scope, again=True)
+            except Exception as error:
+                logger.debug("what failed and where", exc_info=error)
+                self._to_extract.done(scope, again=self._failed(scope, error))
             else:
                 self._to_extract.done(scope)
 

@@ -9,9 +9,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from lightmem_engine.config import SegmentConfig
-from lightmem_engine.pipeline.bisect import Poison, Retry, run_bisecting
+from lightmem_engine.pipeline.bisect import Poison, Retry, describe, run_bisecting
 from lightmem_engine.protocols import Clock
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.sensory.memory import SensoryJob, SensoryMemory
@@ -19,6 +20,7 @@ from lightmem_engine.sensory.segment import Decision, TurnSignal, decide
 from lightmem_engine.sensory.term_counts import TermCounts
 from lightmem_engine.stores import log, presence, work
 from lightmem_engine.stores.memory_db import MemoryDB
+from lightmem_engine.stores.sqlite import apart
 from lightmem_engine.stores.supersede import superseded
 from lightmem_engine.types import Scope, SensedTurn, Turn, Usage
 
@@ -90,11 +92,13 @@ class SenseStage:
         }
 
     async def close_sessions(self, scope: Scope, sessions: Sequence[str]) -> None:
-        """Decide every gap of these sessions now and close what is open."""
+        """Decide every gap of these sessions now and close what is open; what cannot be decided is parked."""
 
         def write(connection: sqlite3.Connection) -> None:
             for session in sessions:
-                self._segment(connection, scope, session, final=True)
+                error = apart(connection, partial(self._segment, connection, scope, session, final=True))
+                if error is not None:
+                    self._park_session(connection, scope, session, describe(error))
             self._failpoints.reach("stage.commit")
 
         await self._db.write(write)
@@ -171,7 +175,9 @@ class SenseStage:
             for seq, item in poison.items():
                 work.park(connection, work.SENSE, scope, seq, item.error, item.attempts, self._clock.now())
             for session in dict.fromkeys(result.turn.session for result in sensed):
-                self._segment(connection, scope, session, final=False)
+                error = apart(connection, partial(self._segment, connection, scope, session, final=False))
+                if error is not None:
+                    self._park_session(connection, scope, session, describe(error))
             usage = Usage(prompt_tokens=sum(result.num_tokens for result in sensed))
             work.add_usage(connection, scope, work.SENSE, len(sensed), usage, seconds_each * len(outcome))
             work.advance(connection, work.SENSE, scope, turns[-1].seq)
@@ -193,6 +199,15 @@ class SenseStage:
         for start, end in self._closed(found, decision, final):
             tokens = sum(found.num_tokens[start:end])
             work.close_segment(connection, scope, session, found.seqs[start:end], tokens, self._clock.now())
+
+    def _park_session(self, connection: sqlite3.Connection, scope: Scope, session: str, error: str) -> None:
+        """Set aside what is open of a session whose topics cannot be told apart: one segment, parked with the error.
+        Its messages stay pending, so they are found by their words."""
+        seqs = presence.open_messages(connection, scope, session)
+        if seqs:
+            segment = work.close_segment(connection, scope, session, seqs, 0, self._clock.now())
+            work.park(connection, work.EXTRACT, scope, segment, error, 1, self._clock.now())
+            work.set_segment_state(connection, scope, [segment], "parked")
 
     def _closed(self, found: work.SessionSignals, decision: Decision, final: bool) -> Iterator[tuple[int, int]]:
         """The open turns [start, end) of each segment that ends now: at a boundary, when full, or at the end."""

@@ -23,6 +23,7 @@ from lightmem_engine.types import Piece, SensedTurn, Turn, Vector, Vectors, Wind
 
 Classify = Callable[[Sequence[Window]], Awaitable[Sequence[WindowScores]]]
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
+Shorten = Callable[[Sequence[str]], Awaitable[Sequence[str]]]
 
 SPECIAL_TOKENS = 2  # that a model adds around a window
 CONTEXT_TOKENS = 64
@@ -82,15 +83,18 @@ class SensoryMemory:
         compress: CompressConfig,
         max_words: int,
         attend: Literal["turns", "users"] = "turns",
+        shorten: Shorten | None = None,
     ) -> None:
         """classify, embed: the models; each is called once for all jobs.   count: the classifier's tokens per text.
 
         window_tokens: longest window, special tokens included.   max_words: longest piece.
         attend: `turns` relates each turn to the one before it; `users` relates each user turn to the user turn before
             it, in a second set of windows that hold user turns only (the published segmentation needs that).
+        shorten: compresses each piece by itself; without it the words that `classify` scored are chosen per window.
         """
         self._classify, self._embed = classify, embed
         self._compress = compress
+        self._shorten = shorten if compress.rate < 1 else None
         self._max_words = max_words
         self._attend = attend
         self.context_turns = 1 if attend == "turns" else 64
@@ -115,7 +119,8 @@ class SensoryMemory:
             _take_attention(drafts[cut.session], which[cut.session][1], cut, scored)
         spoken = [text for draft in drafts for text in _spoken(draft)]
         vectors = iter(await self._embed(spoken) if spoken else ())
-        return [self._sensed(draft, vectors) for draft in drafts]
+        short = await self._shortened(drafts)
+        return [self._sensed(draft, own, vectors) for draft, own in zip(drafts, short, strict=True)]
 
     def _draft(self, job: SensoryJob) -> _Draft:
         n = len(job.turns)
@@ -127,8 +132,15 @@ class SensoryMemory:
         cutter = self._users if users_only else self._turns
         return cutter.cut([session for session, _ in sessions]), sessions
 
-    def _sensed(self, draft: _Draft, vectors: Iterator[Vector]) -> list[SensedTurn]:
-        short = self._compressed(draft)
+    async def _shortened(self, drafts: Sequence[_Draft]) -> list[dict[tuple[int, int], str]]:
+        """Per job, every piece's short form by (turn, start)."""
+        if self._shorten is None:
+            return [self._compressed(draft) for draft in drafts]
+        texts = [text for draft in drafts for _, _, text in _pieces(draft)]
+        found = iter(await self._shorten(texts) if texts else ())
+        return [{(t, start): next(found) for t, start, _ in _pieces(draft)} for draft in drafts]
+
+    def _sensed(self, draft: _Draft, short: dict[tuple[int, int], str], vectors: Iterator[Vector]) -> list[SensedTurn]:
         sensed = []
         for t, turn in enumerate(draft.job.turns):
             pieces = tuple(Piece(start, end, short[t, start], next(vectors)) for start, end in draft.pieces[t])
@@ -170,10 +182,16 @@ def spoken(speaker: str, text: str) -> str:
     return f"{speaker} said, {text}"
 
 
-def _spoken(draft: _Draft) -> Iterator[str]:
-    for turn, pieces in zip(draft.job.turns, draft.pieces, strict=True):
+def _pieces(draft: _Draft) -> Iterator[tuple[int, int, str]]:
+    """(turn, start, text) of every piece."""
+    for t, (turn, pieces) in enumerate(zip(draft.job.turns, draft.pieces, strict=True)):
         for start, end in pieces:
-            yield spoken(turn.speaker, turn.text[start:end])
+            yield t, start, turn.text[start:end]
+
+
+def _spoken(draft: _Draft) -> Iterator[str]:
+    for t, _, text in _pieces(draft):
+        yield spoken(draft.job.turns[t].speaker, text)
 
 
 def _window(draft: _Draft, sessions: Sequence[tuple[Session, list[int]]], cut: Cut) -> Window:

@@ -17,6 +17,7 @@ from starlette.types import Message, Send
 
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import InvalidInput, LightMemError
+from lightmem_engine.runtime.complain import complain
 from lightmem_engine.serving.backends import Answer, Backend, ChatRequest
 from lightmem_engine.serving.connection import uninterrupted
 from lightmem_engine.serving.errors import UpstreamUnreachable, shape
@@ -131,7 +132,7 @@ class ChatExchange:
             raise
         except (LightMemError, OSError) as error:
             code = error.code if isinstance(error, LightMemError) else "store_error"
-            logger.error("memory could not be opened for a chat: %s", error)
+            complain(logger, "memory could not be opened for a chat", error, logging.ERROR)
             self._closed = True
             turn = OpenTurn("", tuple(messages), degraded=code)
         self._metrics.recall_latency.observe(turn.read_ms / 1000)
@@ -162,7 +163,7 @@ class ChatExchange:
             with span("close_turn"):
                 stored = await uninterrupted(work)
         except (LightMemError, OSError) as error:
-            logger.error("a reply was not stored: %s", error)
+            complain(logger, "a reply was not stored", error, logging.ERROR)
             stored = False
         self._metrics.turns.labels("true" if stored and self._turn.stored else "false").inc()
         return stored

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from lightmem_engine import errors
+from lightmem_engine.runtime.complain import complain
 from lightmem_engine.serving.context import CLIENT_LEFT, request_id
 
 logger = logging.getLogger(__name__)
@@ -85,8 +86,7 @@ async def _handle(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.LightMemError | HTTPException)
     response = answer(error)
     if response.status_code >= 500:
-        logger.error("%s: %s", type(error).__name__, response.status_code)
-        logger.debug("what failed", exc_info=error)  # may quote what somebody said
+        complain(logger, f"a request failed with {response.status_code}", error, logging.ERROR)
     return response
 
 

@@ -42,7 +42,8 @@ def add_health_routes(app: FastAPI, backend: Backend, metrics: Metrics) -> None:
 
     @app.get("/health/ready")
     async def ready(request: Request) -> JSONResponse:
-        checks = {"engine": await _stats(request, _NOBODY) is not None, "model": await backend.check()}
+        is_well = await _stats(request, _NOBODY) is not None and engine_of(request).is_sound
+        checks = {"engine": is_well, "model": await backend.check()}
         well = all(checks.values())
         return JSONResponse({"ready": well, "checks": checks}, 200 if well else 503)
 

@@ -36,13 +36,23 @@ def newest(connection: sqlite3.Connection, scope: Scope, now: datetime) -> list[
 
 
 def standing(connection: sqlite3.Connection, scope: Scope, notes: Iterable[Note]) -> tuple[Note, ...]:
-    """The notes that still hold: their entry is active and reads as it did, or their message still waits."""
+    """The notes that still hold: their entry is active and reads as it did, or their message still says so and nobody
+    has changed what was made of it meanwhile."""
     notes = tuple(notes)
     ids = [note.id for note in notes]
     hits = hydrate(connection, scope, ids)
-    sql = "SELECT id FROM message WHERE tenant = ? AND user = ? AND superseded_ms IS NULL AND id IN ({in})"
-    messages = {id for (id,) in select_in(connection, sql, ids, scope.tenant, scope.user)}
-    return tuple(note for note in notes if note.id in messages or _reads_the_same(hits.get(note.id), note))
+    sql = (
+        "SELECT m.id, m.speaker, m.content FROM message m WHERE m.tenant = ? AND m.user = ? AND m.id IN ({in}) "
+        "AND m.superseded_ms IS NULL "
+        "AND NOT EXISTS (SELECT 1 FROM entry_source s WHERE s.message = m.seq AND s.version > 1)"
+    )
+    rows = select_in(connection, sql, ids, scope.tenant, scope.user)
+    messages = {id: (speaker, content) for id, speaker, content in rows}
+    return tuple(
+        note
+        for note in notes
+        if _reads_the_same(hits.get(note.id), note) or (note.id in messages and _says(*messages[note.id], note))
+    )
 
 
 def rewrite(connection: sqlite3.Connection, scope: Scope, changed: Mapping[str, str | None]) -> None:
@@ -129,3 +139,9 @@ def _newest(connection: sqlite3.Connection, scope: Scope, where: str, now: datet
 
 def _reads_the_same(hit: Hit | None, note: Note) -> bool:
     return hit is not None and hit.state == "active" and prompts.memory_line(hit) == note.line
+
+
+def _says(speaker: str, content: str, note: Note) -> bool:
+    """Whether the line is a stretch of the message: another one may bear its id by now, or have lost its words."""
+    said = note.line.partition("] ")[2].removeprefix(prompts.one_line(f"{speaker}:"))
+    return said.strip() in prompts.one_line(content)

@@ -38,8 +38,7 @@ def delete_entry(connection: sqlite3.Connection, scope: Scope, id: str) -> None:
         spans: dict[int, list[Span]] = {}
         for message, message_id, start, end in connection.execute(sql, (id,)).fetchall():
             spans.setdefault(message, []).append((start, end))
-            if entry.kind == "turn":
-                told.append(message_id)  # conversations may have recalled it while it was pending
+            told.append(message_id)  # conversations may have recalled it while it was pending
         for folded in _folded(connection, id):  # they say the same, and rest on the same messages
             delete_entry(connection, scope, folded)
         connection.execute("DELETE FROM entry WHERE id = ?", (id,))  # vectors, sources and links follow

@@ -22,12 +22,18 @@ class MemoryDB:
 
     def __init__(self, database: Database, failpoints: Failpoints | None = None) -> None:
         self._failpoints = failpoints or Failpoints()
+        self._database = database
         self.path = database.path
         self.write = database.write
         self.write_alone = database.write_alone
         self.read = database.read
         self.aclose = database.aclose
         self.chats = Chats(database.write, lambda work: database.read(snapshot(work)))
+
+    @property
+    def is_sound(self) -> bool:
+        """False once the file turned out to be damaged; then nothing more is stored."""
+        return self._database.is_sound
 
     @classmethod
     async def open(cls, path: Path, failpoints: Failpoints | None = None) -> MemoryDB:

@@ -1,4 +1,4 @@
-"""What became, while a stage was at work, of the messages it had read."""
+"""Where messages stand: what became of those that a stage has read, while it was at work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from lightmem_engine.stores.rows import select_in
-from lightmem_engine.types import Segment, Turn
+from lightmem_engine.types import Scope, Segment, Turn
 
 
 def settled(connection: sqlite3.Connection, stage: str, seqs: Iterable[int]) -> set[int]:
@@ -15,6 +15,15 @@ def settled(connection: sqlite3.Connection, stage: str, seqs: Iterable[int]) -> 
     sensed = select_in(connection, "SELECT message FROM sensed WHERE message IN ({in})", seqs)
     parked = select_in(connection, "SELECT item FROM parked WHERE stage = ? AND item IN ({in})", seqs, stage)
     return {seq for (seq,) in [*sensed, *parked]}
+
+
+def open_messages(connection: sqlite3.Connection, scope: Scope, session: str) -> list[int]:
+    """The sensed messages of a session that no closed segment holds yet, in order."""
+    rows = connection.execute(
+        "SELECT message FROM sensed WHERE tenant = ? AND user = ? AND session = ? AND segment IS NULL ORDER BY message",
+        (scope.tenant, scope.user, session),
+    )
+    return [seq for (seq,) in rows]
 
 
 def alive(connection: sqlite3.Connection, turns: Iterable[Turn]) -> set[int]:

@@ -2,12 +2,14 @@
 
 Writers hand in a function of a connection; the thread runs all functions that wait in one transaction (group commit),
 each in its own savepoint, so that one failure undoes only itself. A caller is answered after the commit is on disk
-(`synchronous=FULL`). Readers see the last commit (WAL). Deleted bytes are overwritten (`secure_delete`).
+(`synchronous=FULL`). Readers see the last commit (WAL). Deleted bytes are overwritten (`secure_delete`). Once the file
+turns out to be damaged nothing more is written: what would be acknowledged might be lost in the repair.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
@@ -20,12 +22,15 @@ from typing import Any, TypeVar
 from lightmem_engine.errors import CorruptStore, LightMemError, StoreError
 from lightmem_engine.runtime.failpoints import Failpoints
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 MAX_GROUP = 256
 TIMEOUT_SECONDS = 30  # for a lock that another connection holds
 NUM_READERS = 2
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +55,24 @@ class Database:
         self._thread = threading.Thread(target=self._write_loop, name="lightmem-write", daemon=True)
         self._thread.start()
         self._closed = False
+        self._damage: CorruptStore | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """False once SQLite has found damage."""
+        return self._damage is None
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` in a durable transaction. Its own exceptions undo it and pass through; a failing commit or
         disk raises `StoreError`, a damaged file `CorruptStore`."""
-        if self._closed:
-            raise StoreError("the database is closed")
+        self._check_open()
         future: Future[T] = Future()
         self._jobs.put(_Job(work, future))
         return await asyncio.wrap_future(future)
 
     async def write_alone(self, work: Work[T]) -> T:
         """Run `work` on the writer's connection outside any transaction, between two groups of commits."""
-        if self._closed:
-            raise StoreError("the database is closed")
+        self._check_open()
         future: Future[T] = Future()
         self._jobs.put(_Job(work, future, alone=True))
         return await asyncio.wrap_future(future)
@@ -95,6 +104,21 @@ class Database:
             connection.close()
         self._writer.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("the database is closed")
+        if self._damage is not None:
+            raise CorruptStore(f"{self._damage}; nothing is stored until it is repaired")
+
+    def _failure(self, error: sqlite3.Error) -> StoreError:
+        """SQLite's error as ours; damage is remembered."""
+        failure = translated(error, self.path)
+        failure.__cause__ = error
+        if isinstance(failure, CorruptStore) and self._damage is None:
+            self._damage = failure
+            logger.critical("%s is damaged: nothing is stored any more", self.path)
+        return failure
+
     def _read(self, work: Work[T]) -> T:
         connection = getattr(self._local, "connection", None)
         if connection is None:
@@ -103,7 +127,7 @@ class Database:
         try:
             return work(connection)
         except sqlite3.Error as error:
-            raise translated(error, self.path) from error
+            raise self._failure(error) from error
 
     def _write_loop(self) -> None:
         while True:
@@ -141,9 +165,7 @@ class Database:
         try:
             result = job.work(self._writer)
         except sqlite3.Error as error:
-            failure = translated(error, self.path)
-            failure.__cause__ = error
-            job.future.set_exception(failure)
+            job.future.set_exception(self._failure(error))
         else:
             job.future.set_result(result)
 
@@ -158,8 +180,7 @@ class Database:
         except sqlite3.Error as error:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-            failure = translated(error, self.path)
-            failure.__cause__ = error
+            failure = self._failure(error)
             outcomes = [(None, failure)] * len(jobs)
         self._failpoints.reach("ack")
         for (_, future), (result, failed) in zip(jobs, outcomes, strict=True):
@@ -188,6 +209,24 @@ class Database:
         return None, failure
 
 
+def apart(connection: sqlite3.Connection, work: Callable[[], None]) -> Exception | None:
+    """Do a part of a larger write by itself: if it fails, what it did is undone and the rest goes on. Trouble with the
+    database passes through, it is the whole write's."""
+    connection.execute("SAVEPOINT apart")
+    failure: Exception | None = None
+    try:
+        work()
+    except (sqlite3.Error, StoreError):
+        raise
+    except Exception as error:
+        logger.error("a part of a write failed: %s", type(error).__name__)
+        logger.debug("what failed and where", exc_info=error)  # may quote what somebody said
+        failure = error
+        connection.execute("ROLLBACK TO apart")
+    connection.execute("RELEASE apart")
+    return failure
+
+
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode with the settings that every file of ours has. Raises `StoreError`."""
     try:
@@ -206,7 +245,5 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 def translated(error: sqlite3.Error, path: Path) -> StoreError:
     """SQLite's error as ours; the message names the file."""
-    text = str(error)
-    if "malformed" in text or "not a database" in text:
-        return CorruptStore(f"{path}: {text}")
-    return StoreError(f"{path}: {text}")
+    kind = CorruptStore if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE else StoreError
+    return kind(f"{path}: {error}")

@@ -27,9 +27,14 @@ class Memory:
     unknown: list[Key]
 
     @property
+    def is_of_one_day(self) -> bool:
+        """The dates do not say which note is newer; only the order does."""
+        return self.notes[0].event_time.date() == self.notes[-1].event_time.date()
+
+    @property
     def known(self) -> dict[Key, str]:
         """The value that holds now, of each key told: the newest note's."""
-        return {note.key: note.value for note in self.notes if note.key is not None}
+        return {note.key: note.value for note in self.notes if note.key is not None and not note.is_echo}
 
 
 def chat(draw: Draw) -> Example:
@@ -64,12 +69,14 @@ def chat(draw: Draw) -> Example:
 
 
 def remember(draw: Draw, teller: Teller, num_lines: int) -> Memory:
-    """`num_lines` notes by one owner: facts, some told again with a newer value, small talk, questions asked before."""
+    """`num_lines` notes by one owner, of several days or of one: facts, some told again with a newer value, small talk,
+    questions and answers of before."""
     rng = draw.rng
     owner = USER if rng.random() < 0.8 else teller.values.draw("name")
     people = teller.people(owner, rng.randint(1, 2 + num_lines // 4))
     keys = teller.keys(people, round(num_lines * 1.5) + 2)
-    days = teller.days(min(num_lines + 1, rng.randint(2, 6)))
+    count = min(num_lines + 1, rng.randint(2, 6))
+    days = teller.moments(count) if rng.random() < 0.35 else teller.days(count)
     num_small = sum(rng.random() < 0.2 * draw.level.noise for _ in range(num_lines - 1))
     num_updates = sum(rng.random() < draw.level.updates for _ in range((num_lines - num_small) // 2))
     num_keys = max(1, min(len(keys), num_lines - num_small - num_updates))
@@ -83,7 +90,7 @@ def remember(draw: Draw, teller: Teller, num_lines: int) -> Memory:
         if key in again:
             later = rng.choice(days[first + 1 :])
             notes.append(teller.tell(key, later, "" if facts_kept else owner, change=True))
-    notes.extend(_small(draw, owner, rng.choice(days), told) for _ in range(num_small))
+    notes += [_small(draw, owner, rng.choice(days), tuple(notes), unknown) for _ in range(num_small)]
     rng.shuffle(notes)
     return Memory(owner, sorted(notes, key=lambda note: note.event_time), unknown)
 
@@ -108,18 +115,24 @@ def placed(
         return v1.place([*system, *messages], block=lines)
     cut = rng.randrange(1, len(lines)) if where > 0.8 and len(lines) > 1 else 0
     turns: dict[int, list[str]] = {}
+    turn_of: dict[Key | None, int] = {}  # all that is said of one key comes at once
     spread = needed_at is not None and len(messages) > 2 and rng.random() < 0.5
     for note, line in zip(memory.notes[cut:], lines[cut:], strict=True):
-        turns.setdefault(_turn_for(draw, note, messages, needed_at or {}) if spread else 0, []).append(line)
-    if not spread and rng.random() < 0.2:
+        if not spread:
+            turn = 0
+        elif note.key is None:
+            turn = draw.rng.randrange(0, len(messages), 2)
+        else:
+            turn = turn_of.setdefault(note.key, _turn_for(draw, (needed_at or {}).get(note.key, len(messages) - 2)))
+        turns.setdefault(turn, []).append(line)
+    if not spread and not memory.is_of_one_day and rng.random() < 0.2:
         rng.shuffle(turns[0])  # best first instead of oldest first: only the dates tell
     replayed = {len(system) + turn: v1.memory_text(hits, today) for turn, hits in turns.items()}
     return v1.place([*system, *messages], block=lines[:cut], replayed=replayed)
 
 
-def _turn_for(draw: Draw, note: Note, messages: Sequence[dict[str, Any]], needed_at: Mapping[Key, int]) -> int:
-    """A user message at which the note comes in time; a third of them come just in time, as recall brings them."""
-    last = needed_at.get(note.key, len(messages) - 2) if note.key is not None else len(messages) - 2
+def _turn_for(draw: Draw, last: int) -> int:
+    """A user message not after `last`; a third of them are just that one, as recall brings them."""
     return last if draw.rng.random() < 0.35 else draw.rng.randrange(0, last + 1, 2)
 
 
@@ -160,14 +173,29 @@ def plain(draw: Draw) -> Example:
     return Example((*system, *messages), tuple(tasks), is_live=rng.random() < 0.7)
 
 
-def _small(draw: Draw, owner: str, day: datetime, keys: Sequence[Key]) -> Note:
+def _small(draw: Draw, owner: str, day: datetime, notes: Sequence[Note], unknown: Sequence[Key]) -> Note:
+    """Small talk, a question, or what the assistant said to one: what it knew then, or that it did not.
+
+    notes: those that tell a key.
+    """
     rng = draw.rng
     choice = rng.random()
-    if choice < 0.3:
-        return Note(day, owner, ask(draw, rng.choice(keys)))
-    if choice < 0.5:
+    about = rng.choice(notes)
+    if about.key is not None and choice < 0.2:
+        return Note(day, owner, ask(draw, about.key), about.key, is_echo=True)
+    if about.key is not None and choice < 0.45:
+        # Its place among notes of the same time is chance, so it comes a moment after what it repeats.
+        moment = about.event_time + timedelta(seconds=1)
+        return Note(moment, "assistant", about.key.answer(f"{about.value}."), about.key, is_echo=True)
+    if about.key is not None and choice < 0.5:
+        moment = min(note.event_time for note in notes if note.key == about.key) - timedelta(seconds=1)
+        return Note(moment, "assistant", about.key.answer(UNKNOWN), about.key, is_echo=True)
+    if unknown and choice < 0.55:
+        key = rng.choice(unknown)
+        return Note(day, "assistant", key.answer(UNKNOWN), key, is_echo=True)
+    if choice < 0.6:
         return Note(day, "assistant", rng.choice((*NOTED, UNKNOWN, "Hello! How can I help you?")))
-    return Note(day, owner, f"{rng.choice(CHATTER)} {rng.choice(CLOSINGS)}" if choice < 0.7 else rng.choice(CHATTER))
+    return Note(day, owner, f"{rng.choice(CHATTER)} {rng.choice(CLOSINGS)}" if choice < 0.75 else rng.choice(CHATTER))
 
 
 def _say(messages: list[dict[str, Any]], tasks: list[Task], asked: str, answer: str, task: Task) -> None:

@@ -95,19 +95,20 @@ def _decisions(answers: Sequence[Answered]) -> dict[str, float]:
 
 
 def _facts(answers: Sequence[Answered]) -> dict[str, float]:
-    right = said = wanted = valid = grounded = 0
+    right = said = wanted = valid = grounded = told = 0
     for answer in answers:
         parsed = _parsed(answer)
         valid += parsed is not None
         parsed = parsed or {"facts": []}
         counts = exam.match_facts(parsed, answer.item.wanted)
         right, said, wanted = right + counts[0], said + counts[1], wanted + counts[2]
-        grounded += exam.grounded(parsed, answer.item.messages)[0]
+        found = exam.grounded(parsed, answer.item.messages)
+        grounded, told = grounded + found[0], told + found[1]
     if not answers:
         return {}
     return {
         "facts F1": 2 * right / max(1, said + wanted),
-        "facts grounded": grounded / max(1, said),
+        "facts grounded": grounded / max(1, told),
         "facts valid": valid / len(answers),
         "num_facts": wanted,
     }

@@ -14,9 +14,10 @@ import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from lightmem_engine.errors import ConfigError, LightMemError
+from lightmem_engine.models.checkpoint import locate
+from lightmem_engine.models.packaged import MICRO_QWEN_DIRECTORY
 from lightmem_engine.models.qwen import check_prompt_version
 
-PACKAGED = Path(__file__).parents[1] / "models" / "micro_qwen"
 MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -37,7 +38,7 @@ def export(run: Path, to: Path, marks: Mapping[str, float]) -> None:
     model.save_pretrained(to)
     AutoTokenizer.from_pretrained(run).save_pretrained(to)
     record = json.loads((run / "lightmem.json").read_text("utf-8"))
-    record["held_out"] = dict(marks)
+    record |= {"held_out": dict(marks), "sha256": locate(str(to)).digest}
     (to / "lightmem.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     (to / "README.md").write_text(card(record), "utf-8")
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Export; the marks are read from a file with the exam's output. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m lightmem_engine.training.export", description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--to", type=Path, default=PACKAGED)
+    parser.add_argument("--to", type=Path, default=MICRO_QWEN_DIRECTORY)
     parser.add_argument("--marks", type=Path, required=True, help="what `training.evaluate` printed, as a file")
     options = parser.parse_args(arguments)
     try:

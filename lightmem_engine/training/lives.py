@@ -73,13 +73,17 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One thing told: `text` is what a memory line shows after the date. Without key it is small talk."""
+    """One thing told: `text` is what a memory line shows after the date. Without key it is small talk.
+
+    is_echo: an answer that the assistant gave about the key; it tells nothing new, and may be out of date.
+    """
 
     event_time: datetime
     speaker: str
     text: str
     key: Key | None = None
     value: str = ""
+    is_echo: bool = False
 
     @property
     def shown(self) -> str:
@@ -153,6 +157,11 @@ class Teller:
         if self.rng.random() < 0.7:
             shorter = re.sub(r"[.!?,](?=\s|$)", "", shorter)
         return shorter or text
+
+    def moments(self, count: int) -> list[datetime]:
+        """Distinct times of one day, ascending."""
+        (day,) = self.days(1)
+        return [day + timedelta(minutes=minutes) for minutes in sorted(self.rng.sample(range(600), count))]
 
     def days(self, count: int) -> list[datetime]:
         """Distinct days within about two years, ascending."""

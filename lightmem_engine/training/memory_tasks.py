@@ -78,7 +78,7 @@ def _turn(draw: Draw, teller: Teller, keys: list[Key], speaker: str, day: dateti
     choice = rng.random()
     if choice < 0.2 * draw.level.noise:
         return rng.choice(CHATTER), []
-    if choice < 0.3 * draw.level.noise:
+    if keys and choice < 0.3 * draw.level.noise:
         return ask(draw, rng.choice(keys)), []
     texts: list[str] = []
     facts: list[str] = []

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench import bench_ingest, run
+from bench import bench_ingest, bench_sensory, run
 from bench.dialogues import MIN_TOKENS, sayings
 from bench.harness import ROOT
 from lightmem_engine.text import num_tokens
@@ -32,6 +32,17 @@ def test_ingest_reports_no_error_and_drains(capsys: pytest.CaptureFixture[str]) 
         assert figure in rows
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_sensory_pass_is_set_against_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("llmlingua", reason="the published package is a test extra")
+    small = ["--layers", "1", "--tokens", "10", "--users", "2", "--sample", "1", "--rounds", "1", "--dry"]
+    assert bench_sensory.main(small) == 0
+    rows = capsys.readouterr().out
+    for variant in ("window", "per_message", "window, bf16", "per_message, bf16"):
+        for figure in (", per message: p20", ", times the reference: ", ", times llmlingua alone: ", ", peak memory"):
+            assert variant + figure in rows
+
+
 def test_mixed_ingest_asks_in_every_phase(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench_ingest.main([*SMALL, "--mixed", "--idle-seconds", "0.3"]) == 0
     rows = capsys.readouterr().out
@@ -40,13 +51,13 @@ def test_mixed_ingest_asks_in_every_phase(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_demo_recalls_everything() -> None:
-    command = [sys.executable, "-m", "bench.demo", "--stub-encoders"]
+    command = [sys.executable, "-m", "bench.demo", "--stubs"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert "6 of 6 facts recalled; another user gets 0 of them." in done.stdout
+    assert "4 of 4 facts recalled; another user gets 0 of them." in done.stdout
     assert "What was corrected is gone from recall" in done.stdout
-    assert "stub model" in done.stdout
+    assert "without memory: stub" in done.stdout
 
 
 def test_run_lists_the_benches_and_refuses_unknown_ones(capsys: pytest.CaptureFixture[str]) -> None:

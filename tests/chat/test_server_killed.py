@@ -9,7 +9,7 @@ import httpx
 
 from tests.chat.talk import ANN, kept, texts
 from tests.support.memory import assistant, user
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
 
 def _answer(server: Server, history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -30,16 +30,16 @@ def _say(server: Server, history: list[dict[str, Any]], text: str) -> None:
 def test_a_conversation_survives_kill_9_an_edit_and_a_regenerated_reply(tmp_path: Path) -> None:
     directory = tmp_path / "data"
     history: list[dict[str, Any]] = []
-    with Server(directory, STUB_ENCODERS) as server:
+    with Server(directory, STUB_MODELS) as server:
         for number in range(6):
             _say(server, history, f"fact {number} about the harbour")
         server.kill()
-    with Server(directory, STUB_ENCODERS) as server:
+    with Server(directory, STUB_MODELS) as server:
         _say(server, history, "fact 6 about the harbour")
         del history[4:]
         _say(server, history, "the harbour has moved")
         server.kill()
-    with Server(directory, STUB_ENCODERS) as server:
+    with Server(directory, STUB_MODELS) as server:
         del history[-1]
         history.append(assistant(_answer(server, history)["choices"][0]["message"]["content"]))
         _say(server, history, "thank you")

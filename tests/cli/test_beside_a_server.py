@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.support.process import python
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
-STUBS = [part for setting in STUB_ENCODERS for part in ("--set", setting)]
+STUBS = [part for setting in STUB_MODELS for part in ("--set", setting)]
 PARROT = {"id": "p1", "role": "user", "content": "The parrot is called Zazu."}
 BOILER = {"id": "b1", "role": "user", "content": "The boiler code is 4711."}
 
@@ -45,7 +45,7 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     if request.param == "alone":
         yield path
         return
-    with Server(path, STUB_ENCODERS) as server:
+    with Server(path, STUB_MODELS) as server:
         yield path
         assert server.process.poll() is None
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_done_exits_with_1(
 @pytest.fixture(scope="module")
 def server_and_none(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     directory = tmp_path_factory.mktemp("cli")
-    with Server(directory / "served", STUB_ENCODERS):
+    with Server(directory / "served", STUB_MODELS):
         yield [directory / "served", directory / "alone"]
 
 
@@ -112,7 +112,7 @@ def test_a_bad_import_names_its_line(server_and_none: Sequence[Path]) -> None:
 
 
 def test_a_dead_servers_socket_does_not_stand_in_the_way(tmp_path: Path) -> None:
-    server = Server(tmp_path / "data", STUB_ENCODERS).wait_ready()
+    server = Server(tmp_path / "data", STUB_MODELS).wait_ready()
     server.kill()
     assert json.loads(ok(tmp_path / "data", "stats"))["messages"] == 0
 

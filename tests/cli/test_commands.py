@@ -18,9 +18,9 @@ from lightmem_engine.config_loader import markdown_table, options
 from lightmem_engine.stores.lock import DirectoryLock
 from lightmem_engine.version import VERSION
 from tests.support.process import python
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
-STUBS = [part for setting in STUB_ENCODERS for part in ("--set", setting)]
+STUBS = [part for setting in STUB_MODELS for part in ("--set", setting)]
 COMMANDS = (
     *("serve", "add", "search", "flush", "stats", "entries", "delete", "users", "export", "import", "reindex"),
     "sleep",
@@ -205,7 +205,7 @@ def test_a_directory_in_use_by_no_server_is_refused_and_left_alone(tmp_path: Pat
 
 
 def test_a_taken_port_is_said_at_once(tmp_path: Path, here: Sequence[str]) -> None:
-    with Server(tmp_path / "other", STUB_ENCODERS) as server:
+    with Server(tmp_path / "other", STUB_MODELS) as server:
         code, _, err = run("serve", "--port", str(server.port), *here)
         assert code == 2
         assert f"cannot listen on 127.0.0.1:{server.port}" in err
@@ -254,7 +254,7 @@ def test_a_database_of_a_newer_engine_is_refused(tmp_path: Path, here: Sequence[
 
 
 def test_ctrl_c_stops_a_server_and_an_add(tmp_path: Path, here: Sequence[str]) -> None:
-    server = Server(tmp_path / "served", STUB_ENCODERS).wait_ready()
+    server = Server(tmp_path / "served", STUB_MODELS).wait_ready()
     assert server.stop() == 0
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "lightmem_engine", "add", "-", "--user", "ann", *here]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lightmem_engine.assemble import Encoders
+from lightmem_engine.loading import Encoders
 from lightmem_engine.memory import Memory
 from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
 from lightmem_engine.reindex import Reindexed, reindex

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ CORPUS = [
 ]
 
 
-def tokenizer(family: Family) -> Any:
+def tokenizer(family: Family, corpus: Sequence[str] = CORPUS, vocab_size: int = 160) -> Any:
     """WordPiece with "##", or Unigram with "▁", trained on a few sentences."""
     if family == "bert":
         specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -35,7 +36,7 @@ def tokenizer(family: Family) -> Any:
         piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         piece.decoder = decoders.WordPiece()
         piece.train_from_iterator(
-            CORPUS, trainers.WordPieceTrainer(vocab_size=160, special_tokens=specials, show_progress=False)
+            corpus, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=specials, show_progress=False)
         )
         names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
         return PreTrainedTokenizerFast(tokenizer_object=piece, mask_token="[MASK]", **names)
@@ -45,16 +46,20 @@ def tokenizer(family: Family) -> Any:
     unigram.pre_tokenizer = pre_tokenizers.Metaspace()
     unigram.decoder = decoders.Metaspace()
     unigram.train_from_iterator(
-        CORPUS,
-        trainers.UnigramTrainer(vocab_size=150, special_tokens=specials, unk_token="<unk>", show_progress=False),
+        corpus,
+        trainers.UnigramTrainer(
+            vocab_size=vocab_size - 10, special_tokens=specials, unk_token="<unk>", show_progress=False
+        ),
     )
     names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=unigram, pad_token="<pad>", unk_token="<unk>", **names)
 
 
-def save(folder: Path, family: Family = "bert", *, labels: int = 0, seed: int = 0, positions: int = 512) -> Path:
-    """Write a checkpoint for so many tokens; `labels` adds a token-classification head."""
-    words = tokenizer(family)
+def save(
+    folder: Path, family: Family = "bert", *, labels: int = 0, seed: int = 0, positions: int = 512, words: Any = None
+) -> Path:
+    """Write a checkpoint for so many tokens; `labels` adds a token-classification head, `words` is its tokenizer."""
+    words = words or tokenizer(family)
     sizes: dict[str, Any] = {
         "vocab_size": len(words) + 100,  # LLMLingua-2 checkpoints have a hundred spare rows
         "hidden_size": 24,

@@ -205,3 +205,40 @@ async def test_the_packaged_model_keeps_what_matters(minilm: Encoder) -> None:
         assert word in short
     assert num_tokens(short) < 0.65 * num_tokens(" / ".join(turn.text for turn in turns))
     assert all(0 < turn.mass < 1 for turn in sensed[1:])
+
+
+async def test_each_piece_may_be_shortened_by_itself() -> None:
+    models = Models()
+    asked: list[list[str]] = []
+
+    async def shorten(texts: Sequence[str]) -> list[str]:
+        asked.append(list(texts))
+        return [text.split()[0] for text in texts]
+
+    long = " ".join(f"word{i}" for i in range(20))
+    jobs = [SensoryJob(turns_of("we met", long)), SensoryJob([]), SensoryJob(turns_of("hello world"))]
+    first, _, second = await stage(models, shorten=shorten).sense(jobs)
+    assert len(asked) == 1
+    assert asked[0][0] == "we met"
+    assert asked[0][-1] == "hello world"
+    assert " ".join(asked[0][1:-1]) == long
+    assert [piece.compressed for turn in first for piece in turn.pieces] == ["we", "word0", "word12"]
+    assert second[0].pieces[0].compressed == "hello"
+    assert second[0].num_tokens == 1
+
+
+async def test_nothing_is_shortened_where_everything_is_kept() -> None:
+    async def shorten(texts: Sequence[str]) -> list[str]:
+        raise AssertionError(texts)
+
+    options = {"shorten": shorten, "compress": CompressConfig(rate=1)}
+    ((sensed,),) = await stage(Models(), **options).sense([SensoryJob(turns_of("  we met "))])
+    assert sensed.pieces[0].compressed == "we met"
+
+
+async def test_a_failure_to_shorten_reaches_the_caller() -> None:
+    async def shorten(texts: Sequence[str]) -> list[str]:
+        raise ModelError("out of memory")
+
+    with pytest.raises(ModelError, match="out of memory"):
+        await stage(Models(), shorten=shorten).sense([SensoryJob(turns_of("we met"))])

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from tests.support.canary import assert_gone
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
 
 def _call(server: Server, method: str, route: str, body: Any = None, **params: Any) -> Any:
@@ -43,7 +43,7 @@ def _injected(data: Path) -> str:
 
 def test_edits_and_deletions_reach_running_conversations(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with Server(data, STUB_ENCODERS) as server:
+    with Server(data, STUB_MODELS) as server:
         said = [{"role": "user", "content": text} for text in ("The boiler code: kanari4711", "The parrot: Zazu")]
         _call(server, "POST", "add", {"user_id": "ann", "messages": said, "session_id": "s"})
         history: list[dict[str, str]] = []
@@ -77,7 +77,7 @@ def test_keys_keep_tenants_and_admins_apart(tmp_path: Path) -> None:
     )
     keys.write_text(text)
     keys.chmod(0o600)
-    with Server(tmp_path / "data", STUB_ENCODERS, ["--keys", str(keys)]) as server:
+    with Server(tmp_path / "data", STUB_MODELS, ["--keys", str(keys)]) as server:
 
         def ask(name: str, method: str, route: str, body: Any = None, **params: Any) -> httpx.Response:
             headers = {"authorization": f"Bearer {name}-{'x' * 20}"}

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.canary import assert_gone, places
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
 
 def _call(server: Server, method: str, route: str, body: Any = None, **params: Any) -> Any:
@@ -31,7 +31,7 @@ def _chat(server: Server, user: str, content: str) -> None:
 
 def test_nothing_is_left_of_an_erased_user(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with Server(data, STUB_ENCODERS) as server:
+    with Server(data, STUB_MODELS) as server:
         for n in range(40):  # neighbours on the same pages, so that rows move about
             _add(server, f"bob{n % 3}", f"harmless words number {n} " * (1 + n % 7), session_id="s", wait=n % 20 == 9)
             fields = {"session_id": f"kanaria{n % 4}", "metadata": {"kanarihint": n}, "name": "Kanarina"}
@@ -68,7 +68,7 @@ def test_nothing_is_left_of_an_erased_user(tmp_path: Path) -> None:
 
 def test_nothing_is_left_of_a_deleted_entry(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with Server(data, STUB_ENCODERS) as server:
+    with Server(data, STUB_MODELS) as server:
         for n in range(30):
             _add(server, "ann", f"The parcel number {n} weighs {n * 7} grams.", session_id="s")
             if n == 15:
@@ -92,7 +92,7 @@ def test_nothing_is_left_of_a_deleted_entry(tmp_path: Path) -> None:
 def test_erasure_while_messages_stream_in_and_stages_work(tmp_path: Path, rounds: int) -> None:
     """Whatever was told before the erasure began is gone after it; what others tell meanwhile stays."""
     data = tmp_path / "data"
-    settings = (*STUB_ENCODERS, "short_term.idle_seconds=0.02", "short_term.threshold=0", "segment.lookahead=1")
+    settings = (*STUB_MODELS, "short_term.idle_seconds=0.02", "short_term.threshold=0", "segment.lookahead=1")
     with Server(data, settings) as server:
         told = 0
         stop = threading.Event()

@@ -38,7 +38,7 @@ class _Clock:
 
 @pytest_asyncio.fixture
 async def running(tmp_path: Path) -> AsyncIterator[tuple[LocalEngine, httpx.AsyncClient, _Clock]]:
-    stubs: dict[str, Any] = {"embedder.stub": True, "classifier.source": "stub"}
+    stubs: dict[str, Any] = {"embedder.stub": True, "classifier.source": "stub", "lm.backend": "stub"}
     config = replace(EngineConfig(data_dir=str(tmp_path / "data")), **stubs)
     clock = _Clock()
     engine = await build(config, clock)

@@ -18,7 +18,7 @@ from lightmem_engine.errors import ConfigError
 from lightmem_engine.serving.access import require_admin, scope_of
 from lightmem_engine.serving.keys import Caller, KeyRing
 from lightmem_engine.types import Scope
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_ENCODERS, STUB_MODELS, Server
 from tests.support.upstream import ScriptedUpstream, completion, whole
 
 KEYS = f"""
@@ -69,7 +69,7 @@ def _write(path: Path, text: str) -> str:
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
     directory = tmp_path_factory.mktemp("keys")
     keys = _write(directory / "keys.toml", KEYS)
-    with Server(directory / "data", STUB_ENCODERS, ["--keys", keys, "--host", "0.0.0.0"]) as server:
+    with Server(directory / "data", STUB_MODELS, ["--keys", keys, "--host", "0.0.0.0"]) as server:
         yield server, Path(keys)
 
 

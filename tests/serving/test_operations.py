@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.serving.test_gateway import _soon
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_ENCODERS, STUB_MODELS, Server
 from tests.support.upstream import Gate, ScriptedUpstream, completion, whole
 
 CHAT = "/v1/chat/completions"
@@ -91,7 +91,7 @@ def test_metrics_have_names_and_no_users(server: Server) -> None:
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_no_word_of_anybody_is_in_the_log(tmp_path: Path, log_format: str) -> None:
-    settings = (*STUB_ENCODERS, f"server.log_format={log_format}")
+    settings = (*STUB_MODELS, f"server.log_format={log_format}")
     user = "user-canary-17"
     with Server(tmp_path / "data", settings) as server:
         said = {"messages": [{"role": "user", "content": CANARY}], "user": user}
@@ -117,7 +117,7 @@ def test_no_word_of_anybody_is_in_the_log(tmp_path: Path, log_format: str) -> No
 
 
 def test_a_full_disk_degrades_memory_and_never_a_chat(tmp_path: Path) -> None:
-    with Server(tmp_path / "data", STUB_ENCODERS) as server:
+    with Server(tmp_path / "data", STUB_MODELS) as server:
         first = httpx.post(server.url + CHAT, json=ASK | {"user": "ann"}, timeout=30).json()
         assert first["memory"]["stored"] is True
         unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)

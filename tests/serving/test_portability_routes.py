@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
 Json = dict[str, Any]
-SLOW = (*STUB_ENCODERS, "short_term.idle_seconds=3600", "short_term.threshold=1000000")
+SLOW = (*STUB_MODELS, "short_term.idle_seconds=3600", "short_term.threshold=1000000")
 
 
 def _url(server: Server, route: str) -> str:
@@ -206,7 +206,7 @@ def test_a_users_lines_must_stand_together(exported: str, server: Server) -> Non
 
 def test_an_export_is_one_moment_while_others_write(tmp_path: Path) -> None:
     """Each add is two messages that belong together: no export may hold one without the other."""
-    with Server(tmp_path / "data", STUB_ENCODERS) as server:
+    with Server(tmp_path / "data", STUB_MODELS) as server:
         stop = threading.Event()
 
         def write() -> None:

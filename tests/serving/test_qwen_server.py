@@ -12,14 +12,14 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from tests.models.tiny_qwen import save
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
     directory = tmp_path_factory.mktemp("qwen")
     checkpoint = str(save(directory / "tiny"))
-    settings = (*STUB_ENCODERS, "extract.mode=extractive")
+    settings = (*STUB_MODELS, "extract.mode=extractive")
     with Server(directory / "data", settings, ["--model", checkpoint]) as server:
         yield server, checkpoint
 

@@ -12,7 +12,7 @@ import pytest
 
 from lightmem_engine.memory import Memory
 from tests.support.process import python
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
 Json = dict[str, Any]
 
@@ -109,7 +109,7 @@ def test_a_run_over_everybody_is_an_admins_and_another_tenants_run_is_nobodys(tm
     keys = tmp_path / "keys.toml"
     keys.write_text(KEYS)
     keys.chmod(0o600)
-    with Server(tmp_path / "data", STUB_ENCODERS, ["--keys", str(keys)]) as server:
+    with Server(tmp_path / "data", STUB_MODELS, ["--keys", str(keys)]) as server:
 
         def ask(key: str, method: str, route: str, body: Any = None) -> httpx.Response:
             headers = {"authorization": f"Bearer {key}"}
@@ -145,14 +145,14 @@ def test_the_library_as_a_client(server: Server, user: str) -> None:
 
 def test_the_command_beside_a_server_and_without_one(tmp_path: Path, user: str) -> None:
     data = tmp_path / "data"
-    options = [part for setting in STUB_ENCODERS for part in ("--set", setting)] + ["--data-dir", str(data)]
+    options = [part for setting in STUB_MODELS for part in ("--set", setting)] + ["--data-dir", str(data)]
 
     def command(*arguments: str) -> str:
         done = python("-m", "lightmem_engine", "sleep", *arguments, *options)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         return done.stdout
 
-    with Server(data, STUB_ENCODERS) as server:
+    with Server(data, STUB_MODELS) as server:
         tell(server, user)
         shown = command("--user", user)
         assert "1. supersede: " in shown

@@ -100,3 +100,26 @@ async def test_a_full_disk_fails_the_writers_and_loses_nothing_committed(databas
     with pytest.raises(StoreError, match="full"):
         await database.write(big)
     assert await database.read(_all) == [1]
+
+
+async def test_damage_that_shows_up_ends_all_writing(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    first = Database(path)
+    await first.write(lambda connection: connection.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, x)") and None)
+    fill = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 200) " + (
+        "INSERT INTO t SELECT n, hex(randomblob(500)) FROM c"
+    )
+    await first.write(lambda connection: connection.execute(fill) and None)
+    await first.aclose()
+    sound = path.read_bytes()
+    path.write_bytes(sound[: 2 * 4096] + b"\xff" * (len(sound) - 2 * 4096))
+    database = Database(path)
+    sound_at = [database.is_sound]
+    with pytest.raises(CorruptStore):
+        await database.read(lambda connection: connection.execute("SELECT max(length(x)) FROM t").fetchall())
+    sound_at.append(database.is_sound)
+    assert sound_at == [True, False]
+    for write in (database.write, database.write_alone):
+        with pytest.raises(CorruptStore, match="nothing is stored"):
+            await write(lambda connection: connection.execute("CREATE TABLE other (n)") and None)
+    await database.aclose()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.server import STUB_ENCODERS, Server
+from tests.support.server import STUB_MODELS, Server
 
 FAILPOINTS = ("log.commit", "stage.commit", "index.apply", "ack")
 NUM_USERS = 5
-SETTINGS = (*STUB_ENCODERS, "short_term.idle_seconds=0.05", "short_term.threshold=20", "segment.lookahead=1")
+SETTINGS = (*STUB_MODELS, "short_term.idle_seconds=0.05", "short_term.threshold=20", "segment.lookahead=1")
 
 
 @dataclass(slots=True)

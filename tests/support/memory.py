@@ -20,6 +20,7 @@ PATIENCE_SECONDS = 20.0
 QUICK = {
     "embedder.stub": True,
     "classifier.source": "stub",
+    "lm.backend": "stub",
     "runtime.backoff_seconds": 0.01,
     "chat.budget_ms": 60_000.0,  # what a test asserts must not hang on how busy the machine is
 }

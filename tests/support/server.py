@@ -15,8 +15,9 @@ from typing import Self
 
 import httpx
 
-# Weight-free encoders: starts in a second, and runs the same pipeline.
+# No weights at all: starts in a second, and runs the same pipeline.
 STUB_ENCODERS = ("embedder.stub=true", "classifier.source=stub")
+STUB_MODELS = (*STUB_ENCODERS, "lm.backend=stub")
 START_SECONDS = 60.0
 
 

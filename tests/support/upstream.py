@@ -6,7 +6,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -53,11 +53,13 @@ class Seen:
 
 
 class ScriptedUpstream:
-    """Answers every request with `plan`, or with `plans[path]` where there is one."""
+    """Answers every request with `plan`, or with `plans[path]` where there is one, or else with what `answer` makes
+    of it."""
 
     def __init__(self) -> None:
         self.plan: Sequence[Step] = whole({"ok": True})
         self.plans: dict[str, Sequence[Step]] = {}
+        self.answer: Callable[[Seen], Sequence[Step]] | None = None
         self.seen: list[Seen] = []
         self.left = threading.Event()  # somebody has hung up on us
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -80,7 +82,7 @@ class ScriptedUpstream:
 
     def reset(self) -> None:
         """Forget what was seen and scripted."""
-        self.plan, self.plans = whole({"ok": True}), {}
+        self.plan, self.plans, self.answer = whole({"ok": True}), {}, None
         self.seen.clear()
         self.left.clear()
 
@@ -100,7 +102,8 @@ class ScriptedUpstream:
                 if seen is None:
                     return
                 self.seen.append(seen)
-                for step in self.plans.get(seen.target.partition("?")[0], self.plan):
+                plan = self.answer(seen) if self.answer else self.plan
+                for step in self.plans.get(seen.target.partition("?")[0], plan):
                     if not self._do(step, connection):
                         return
         except OSError:

@@ -33,11 +33,28 @@ def test_the_newest_note_of_a_key_holds_its_value() -> None:
     for seed in range(40):
         memory = remember(*drawn(seed, 12), 12)
         for key, value in memory.known.items():
-            told = [note for note in memory.notes if note.key == key]
+            told = [note for note in memory.notes if note.key == key and not note.is_echo]
             assert told[-1].value == value
-            assert len({note.event_time for note in told}) == len(told)  # the date alone tells which is newer
+            assert len({note.event_time for note in told}) == len(told)  # the time alone tells which is newer
             num_updated += len(told) > 1
     assert num_updated > 40
+
+
+def test_an_echo_repeats_what_held_when_it_was_said() -> None:
+    echoes = 0
+    for seed in range(200):
+        memory = remember(*drawn(seed, 12), 12)
+        for place, note in enumerate(memory.notes):
+            if note.is_echo and note.speaker == "assistant":
+                before = [n.value for n in memory.notes[:place] if n.key == note.key and not n.is_echo]
+                assert note.text.endswith(f": {before[-1]}." if before else f": {UNKNOWN}")
+                echoes += 1
+    assert echoes > 60
+
+
+def test_some_memories_are_of_one_day_and_told_in_order() -> None:
+    memories = [remember(*drawn(seed, 12), 12) for seed in range(100)]
+    assert 20 < sum(memory.is_of_one_day for memory in memories) < 60
 
 
 def test_what_is_unknown_was_told_by_no_note() -> None:
@@ -63,7 +80,7 @@ def test_each_value_stands_in_the_prompt_as_it_is_to_be_answered() -> None:
 
 def test_held_out_values_are_never_those_of_training() -> None:
     memory = remember(*drawn(1, 20), 20)
-    assert {split_of(note.value) for note in memory.notes if note.key} == {"held_out"}
+    assert {split_of(note.value) for note in memory.notes if note.value} == {"held_out"}
 
 
 def test_every_level_and_task_gives_answers_with_a_known_end() -> None:

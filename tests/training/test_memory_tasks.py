@@ -1,6 +1,7 @@
 """Extraction and decision examples satisfy their schemas and say what their prompts say."""
 
 import json
+import random
 import re
 from collections import Counter
 from datetime import UTC, datetime
@@ -10,9 +11,11 @@ import pytest
 
 from lightmem_engine.prompts import v1
 from lightmem_engine.training.exam import grounded
-from lightmem_engine.training.examples import LEVELS, Example
-from lightmem_engine.training.memory_tasks import ACTIONS
+from lightmem_engine.training.examples import LEVELS, Draw, Example
+from lightmem_engine.training.lives import USER, Teller
+from lightmem_engine.training.memory_tasks import ACTIONS, _turn
 from lightmem_engine.training.tasks import example
+from lightmem_engine.training.values import Values
 
 HARD = LEVELS[-1]
 
@@ -77,3 +80,12 @@ def test_no_action_is_rare() -> None:
     answers = [json.loads(made.messages[-1]["content"]) for made in many("decide", 400)]
     actions = Counter(decision["action"] for answer in answers for decision in answer["decisions"])
     assert min(actions[action] for action in ACTIONS) > 0.05 * actions.total()
+
+
+def test_a_speaker_with_nothing_left_to_tell_makes_small_talk() -> None:
+    draw = Draw(random.Random(1), "train", LEVELS[-1])
+    teller = Teller(draw.rng, Values(draw.rng, "train"), draw.level.noise)
+    for _ in range(60):
+        text, facts = _turn(draw, teller, [], USER, teller.days(1)[0])
+        assert text
+        assert facts == []
