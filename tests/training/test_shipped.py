@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import pytest
@@ -14,27 +15,28 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-async def figures() -> Mapping[str, float]:
-    model = QwenModel.load(str(packaged_micro_qwen().directory))
-    try:
-        return marks(await sit(model, items(1.0, "shipped")))
-    finally:
-        await model.aclose()
+def figures() -> Mapping[str, float]:
+    async def examine() -> Mapping[str, float]:
+        model = QwenModel.load(str(packaged_micro_qwen().directory))
+        try:
+            return marks(await sit(model, items(2.0, "shipped")))
+        finally:
+            await model.aclose()
+
+    return asyncio.run(examine())
 
 
 @pytest.mark.parametrize(
     ("figure", "least"),
-    [
-        ("answer@10", 0.9),
-        ("answer@20", 0.8),
-        ("refuse@10", 0.9),
-        ("refuse@20", 0.9),
-        ("facts F1", 0.85),
-        ("facts grounded", 0.98),
-        ("facts valid", 1.0),
-        ("decide actions", 0.9),
-        ("decide valid", 1.0),
-    ],
+    [("answer@10", 0.9), ("answer@20", 0.8), ("refuse@10", 0.9), ("refuse@20", 0.9), ("facts F1", 0.85)],
 )
-async def test_it_passes(figures: Mapping[str, float], figure: str, least: float) -> None:
+def test_it_answers_refuses_and_extracts(figures: Mapping[str, float], figure: str, least: float) -> None:
     assert figures[figure] >= least, dict(figures)
+
+
+def test_its_card_tells_the_truth(figures: Mapping[str, float]) -> None:
+    claimed = packaged_micro_qwen().read_json("lightmem.json")["held_out"]
+    shares = {name for name in figures if not name.startswith("num_")}
+    assert claimed.keys() == figures.keys()
+    # Processors round differently, and a token that hangs in the balance may fall either way.
+    assert {name: figures[name] for name in shares} == pytest.approx({name: claimed[name] for name in shares}, abs=0.06)
