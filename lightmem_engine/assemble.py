@@ -16,7 +16,7 @@ from lightmem_engine.loading import Encoders, load_encoders, load_lm
 from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.pipeline.calls import CLASSIFY, EMBED, SHORTEN, ModelCalls
 from lightmem_engine.pipeline.curator import Caches, Curator
-from lightmem_engine.pipeline.pipeline import Listeners
+from lightmem_engine.pipeline.listeners import Listeners
 from lightmem_engine.pipeline.porter import Porter
 from lightmem_engine.prompts import v1 as prompts
 from lightmem_engine.protocols import Clock

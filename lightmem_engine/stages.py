@@ -14,7 +14,8 @@ from lightmem_engine.pipeline.bisect import Retry
 from lightmem_engine.pipeline.calls import ModelCalls
 from lightmem_engine.pipeline.consolidate import Consolidator, Means
 from lightmem_engine.pipeline.extract import Extract, ExtractStage
-from lightmem_engine.pipeline.pipeline import Listeners, Pipeline
+from lightmem_engine.pipeline.listeners import Listeners
+from lightmem_engine.pipeline.pipeline import Pipeline
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.pipeline.sleeper import Sleeper
 from lightmem_engine.protocols import Clock, Forgetful, LanguageModel

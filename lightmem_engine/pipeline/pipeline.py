@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from lightmem_engine.errors import BackendUnavailable, ModelError, StoreError
 from lightmem_engine.pipeline.bisect import Retry
 from lightmem_engine.pipeline.extract import ExtractStage
 from lightmem_engine.pipeline.idle import IdleTimers
+from lightmem_engine.pipeline.listeners import Listeners
 from lightmem_engine.pipeline.ready import ReadySet
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.protocols import Clock
@@ -25,19 +26,6 @@ logger = logging.getLogger(__name__)
 
 USERS_PER_BATCH = 32
 NUM_SENSE_LOOPS = 2  # one reads and commits while the other's batch is on the device
-
-
-async def _nobody(scope: Scope) -> None:
-    """Nobody waits for news of extraction."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listeners:
-    """Who is told what. heard: a user said something.   extracted: new entries of a user may be there; what waits for
-    them waits for this, too."""
-
-    heard: Callable[[Scope], None] = lambda scope: None
-    extracted: Callable[[Scope], Awaitable[None]] = _nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +68,9 @@ class Pipeline:
         idle_seconds: float,
         num_extract_loops: int,
         clock: Clock,
-        listeners: Listeners = Listeners(),
+        listeners: Listeners | None = None,
     ) -> None:
-        self._listeners = listeners
+        self._listeners = listeners or Listeners()
         self._db = db
         self._sense = sense
         self._extract = extract
