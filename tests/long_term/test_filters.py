@@ -38,7 +38,8 @@ DOCS = [
 def select(filters: Mapping[str, Any]) -> list[int]:
     index = UserIndex(4)
     index.apply(DOCS, 1)
-    return np.flatnonzero(compile_filter(filters)(index.columns())).tolist()
+    found: list[int] = np.flatnonzero(compile_filter(filters)(index.columns())).tolist()
+    return found
 
 
 @pytest.mark.parametrize(
