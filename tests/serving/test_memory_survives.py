@@ -11,6 +11,7 @@ from openai import OpenAI
 
 from tests.support.server import Server
 
+STUB_LM = ("lm.backend=stub",)
 FACTS = {
     "My sister Anna moved to Lisbon in March and works as a nurse.": "Where does my sister live?",
     "I am allergic to peanuts, so please never suggest satay.": "Which food am I allergic to?",
@@ -53,7 +54,7 @@ def _search(server: Server, user: str, query: str, top_k: int = 3) -> list[dict[
 
 @pytest.mark.parametrize("flushed", [False, True], ids=["pending", "flushed"])
 def test_facts_survive_kill_9(tmp_path: Path, flushed: bool) -> None:
-    server = Server(tmp_path / "data").wait_ready()
+    server = Server(tmp_path / "data", STUB_LM).wait_ready()
     try:
         ids = _tell(server)
         if flushed:
@@ -61,7 +62,7 @@ def test_facts_survive_kill_9(tmp_path: Path, flushed: bool) -> None:
             assert stats["pending"] == 0
     finally:
         server.kill()
-    with Server(tmp_path / "data") as server:
+    with Server(tmp_path / "data", STUB_LM) as server:
         for fact, question in FACTS.items():
             hits = _search(server, "ann", question)
             assert ids[fact] in hits[0]["source_ids"], (question, hits)

@@ -20,7 +20,6 @@ PATIENCE_SECONDS = 20.0
 QUICK = {
     "embedder.stub": True,
     "classifier.source": "stub",
-    "lm.backend": "stub",
     "runtime.backoff_seconds": 0.01,
     "chat.budget_ms": 60_000.0,  # what a test asserts must not hang on how busy the machine is
 }
@@ -28,8 +27,9 @@ Answer = str | Completion | Exception
 
 
 def quick_config(directory: Path, **options: Any) -> EngineConfig:
-    """Weight-free encoders, short pauses before retries, and the given dotted options."""
-    return replace(EngineConfig(data_dir=str(directory)), **(QUICK | options))
+    """No weights, short pauses before retries, and the given dotted options; a model that they name is the one."""
+    model = {} if "lm.url" in options or "lm.model" in options else {"lm.backend": "stub"}
+    return replace(EngineConfig(data_dir=str(directory)), **(QUICK | model | options))
 
 
 class ScriptedModel:
