@@ -102,9 +102,9 @@ class Client:
 
 
 @contextmanager
-def serving(data_dir: Path, model: str) -> Iterator[Client]:
+def serving(data_dir: Path, model: str, settings: Sequence[str] = ()) -> Iterator[Client]:
     """A server over the directory, and a client of it."""
-    with Server(data_dir, arguments=["--model", model] if model else []) as server:
+    with Server(data_dir, settings, ["--model", model] if model else []) as server:
         client = Client(server.url)
         try:
             yield client
@@ -128,10 +128,12 @@ def ask(client: Client, people: Sequence[Person], session: str, show: int = 0, *
     return {"exact": sum(right) / len(right), "exact corrected": sum(corrected) / len(corrected)}
 
 
-def run(people: Sequence[Person], data_dir: Path, model: str, kinds: Sequence[str], show: int) -> dict[str, Any]:
+def run(
+    people: Sequence[Person], data_dir: Path, model: str, kinds: Sequence[str], show: int, settings: Sequence[str] = ()
+) -> dict[str, Any]:
     """kind -> figures. The people's sessions are told first."""
     figures = {}
-    with serving(data_dir, model) as client:
+    with serving(data_dir, model, settings) as client:
         for one in people:
             for number, session in enumerate(one.sessions):
                 client.converse(one.name, f"told-{number}", session)
@@ -140,7 +142,7 @@ def run(people: Sequence[Person], data_dir: Path, model: str, kinds: Sequence[st
         if "without" in kinds:
             figures["without"] = ask(client, people, "bare", read=False, write=False)
     if "restarted" in kinds:
-        with serving(data_dir, model) as client:
+        with serving(data_dir, model, settings) as client:
             figures["restarted"] = ask(client, people, "asked again")
     return figures
 
