@@ -16,6 +16,7 @@ from lightmem_engine.config_sleep import SleepConfig
 from lightmem_engine.errors import ConfigError
 
 PaperIndex = Literal["code", "paper"]
+PROTECTED = ("numbers", "names", "people", "negations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,12 @@ class ClassifierConfig:
 class CompressConfig:
     rate: float = option(0.6, "share of words kept; 1 keeps all")
     protect: tuple[str, ...] = option(
-        ("numbers", "names", "negations"), "words that are never dropped: numbers, names, negations"
+        PROTECTED, "words that are never dropped: numbers, names, people (kin, and whose it is), negations"
     )
 
     def __post_init__(self) -> None:
         check(0 < self.rate <= 1, "compress.rate must be above 0 and at most 1")
-        unknown = set(self.protect) - {"numbers", "names", "negations"}
+        unknown = set(self.protect) - set(PROTECTED)
         check(not unknown, f"compress.protect does not know {', '.join(sorted(unknown))}")
 
 

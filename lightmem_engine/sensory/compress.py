@@ -8,19 +8,20 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from lightmem_engine.sensory.protected import is_protected
 from lightmem_engine.text import UNSPACED
 from lightmem_engine.types import Word
-
-_NEGATIONS_TEXT = "no not nor never none nobody nothing nowhere neither cannot without"
-NEGATIONS = frozenset(_NEGATIONS_TEXT.split())
 
 _CLOSING = frozenset(".,;:!?)]}%…。，！？；：、”’")
 _OPENING = frozenset("([{$€£#@“‘")
 _SENTENCE_ENDS = frozenset(".!?…。！？\n")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
-# "3.5", "10:30", "don't", "self-care", "https://example.com/a": words joined without a space stand or fall together.
+# "3.5", "10:30", "don't", "self-care", "https://example.com/a", "$478", "20%", "Abel & Sons" stand or fall as one word.
 # "ends.Next" is a missing space, not a joint. Possessive and anchored: linear also in an endless run of letters.
-_JOINED = re.compile(r"(?<!\w)\w++(?:(?:://|['’/@&+=?#-]|(?<=\d)[,:](?=\d)|\.(?![A-Z]))\w++)+")
+_JOINT = r"(?:(?: & |://|['’/@&+=?#-]|(?<=\d)[,:](?=\d)|\.(?![A-Z]))\w++)"
+_JOINED = re.compile(
+    rf"(?<![$€£¥₹#+±-])[$€£¥₹#+±-]++\d\w*+{_JOINT}*+[%‰°]?|(?<!\w)\w++(?:{_JOINT}++(?:(?<=\d)[%‰°€£¥])?|(?<=\d)[%‰°€£¥])"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,11 @@ def compress(
     """The best `rate` of the words of texts that were scored together, in their order, spaced as in the text.
 
     One budget serves all the texts, so a text that says much keeps more than one that says little; each keeps at least
-    its best word, so none with a visible character comes out empty. Protected words (`numbers`, `names`, `negations`)
-    are never dropped; they count inside the budget first, so texts full of them may exceed it. `names` are words to
-    protect as names wherever they stand, in any case; other names are capitalised words that do not begin a sentence.
-    Rate 1, and a text without words, return the text unchanged. Characters in no word (what a tokenizer does not know)
-    are dropped unless both their neighbours stay.
+    its best word, so none with a visible character comes out empty. Protected words (`numbers`, `names`, `people`,
+    `negations`, see `is_protected`) are never dropped; they count inside the budget first, so texts full of them may
+    exceed it. `names` are words to protect as names wherever they stand, in any case; other names are capitalised words
+    that do not begin a sentence. Rate 1, and a text without words, return the text unchanged. Characters in no word
+    (what a tokenizer does not know) are dropped unless both their neighbours stay.
     """
     if rate >= 1:
         return list(texts)
@@ -102,8 +103,8 @@ def _units(text: str, words: Sequence[Word], protect: frozenset[str], names: fro
         scores = [word.keep for word in group if not math.isnan(word.keep)]
         between = text[units[-1].end : start] if units else ""
         begins_sentence |= "\n" in between or any(c in _SENTENCE_ENDS for c in between)
-        is_protected = _is_protected(written, begins_sentence, protect, names)
-        units.append(_Unit(start, end, len(group), max(scores, default=-math.inf), is_protected))
+        must_stay = is_protected(written, begins_sentence, protect, names)
+        units.append(_Unit(start, end, len(group), max(scores, default=-math.inf), must_stay))
         if any(c.isalnum() for c in written):
             begins_sentence = False
         elif any(c in _SENTENCE_ENDS for c in written):
@@ -126,17 +127,3 @@ def _groups(text: str, words: Sequence[Word]) -> Iterator[list[Word]]:
         group.append(word)
     if group:
         yield group
-
-
-def _is_protected(written: str, begins_sentence: bool, protect: frozenset[str], names: frozenset[str]) -> bool:
-    folded = written.casefold().replace("’", "'")
-    if "numbers" in protect and any(c.isdigit() for c in written):
-        return True
-    if "negations" in protect and (folded in NEGATIONS or folded.endswith("n't")):
-        return True
-    if "names" not in protect:
-        return False
-    base = folded.removesuffix("'s")
-    if folded in names or base in names:
-        return True
-    return not begins_sentence and written[0].isupper() and folded.split("'")[0] != "i"

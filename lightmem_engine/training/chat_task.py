@@ -104,20 +104,19 @@ def placed(
     """
     rng = draw.rng
     teller = Teller(rng, Values(rng, draw.split), draw.level.noise)
-    lines = [
-        v1.memory_line(Line(note.event_time, teller.compress(note.shown) if note.speaker else note.shown))
-        for note in memory.notes
-    ]
+    kept = teller.keep(memory.notes)
+    lines = [v1.memory_line(Line(note.event_time, text)) for note, text in zip(memory.notes, kept, strict=True)]
     system = [{"role": "system", "content": rng.choice(_SYSTEMS)}] if rng.random() < 0.5 else []
     today = memory.notes[-1].event_time + timedelta(days=rng.randint(0, 40)) if rng.random() < 0.4 else None
     where = rng.random()
-    if where < 0.3:
+    if where < 0.25:
         return v1.place([*system, *messages], block=lines)
-    cut = rng.randrange(1, len(lines)) if where > 0.8 and len(lines) > 1 else 0
+    # A block holds the newest notes; what it has no room for comes as hits.
+    cut = rng.randrange(1, len(lines)) if where > 0.55 and len(lines) > 1 else len(lines)
     turns: dict[int, list[str]] = {}
     turn_of: dict[Key | None, int] = {}  # all that is said of one key comes at once
     spread = needed_at is not None and len(messages) > 2 and rng.random() < 0.5
-    for note, line in zip(memory.notes[cut:], lines[cut:], strict=True):
+    for note, line in zip(memory.notes[:cut], lines[:cut], strict=True):
         if not spread:
             turn = 0
         elif note.key is None:
@@ -128,7 +127,7 @@ def placed(
     if not spread and not memory.is_of_one_day and rng.random() < 0.2:
         rng.shuffle(turns[0])  # best first instead of oldest first: only the dates tell
     replayed = {len(system) + turn: v1.memory_text(hits, today) for turn, hits in turns.items()}
-    return v1.place([*system, *messages], block=lines[:cut], replayed=replayed)
+    return v1.place([*system, *messages], block=lines[cut:], replayed=replayed)
 
 
 def _turn_for(draw: Draw, last: int) -> int:
@@ -193,9 +192,9 @@ def _small(draw: Draw, owner: str, day: datetime, notes: Sequence[Note], unknown
     if unknown and choice < 0.55:
         key = rng.choice(unknown)
         return Note(day, "assistant", key.answer(UNKNOWN), key, is_echo=True)
-    if choice < 0.6:
+    if choice < 0.7:
         return Note(day, "assistant", rng.choice((*NOTED, UNKNOWN, "Hello! How can I help you?")))
-    return Note(day, owner, f"{rng.choice(CHATTER)} {rng.choice(CLOSINGS)}" if choice < 0.75 else rng.choice(CHATTER))
+    return Note(day, owner, f"{rng.choice(CHATTER)} {rng.choice(CLOSINGS)}" if choice < 0.8 else rng.choice(CHATTER))
 
 
 def _say(messages: list[dict[str, Any]], tasks: list[Task], asked: str, answer: str, task: Task) -> None:

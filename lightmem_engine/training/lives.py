@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from lightmem_engine.prompts import v1
-from lightmem_engine.text import STOPWORDS
+from lightmem_engine.training.keeping import Said, keep
 from lightmem_engine.training.phrases import ATTRIBUTES, CHANGES, CLOSINGS, OPENINGS, RELATIONS, Attribute
 from lightmem_engine.training.values import FIRST_DAY, NUM_DAYS, Values
 
 USER = "user"
 _CHOICE = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
-_WORDS = re.compile(r"\s+")
 _RELATIVE = {0: "today", -1: "yesterday", 1: "tomorrow"}
 
 
@@ -65,6 +64,10 @@ class Key:
         """The sentence in which the fact is kept."""
         return f"{_capital(self.statement(value, None))}."
 
+    def needed(self, value: str) -> tuple[str, ...]:
+        """What a text must show to tell that the key has this value; empty parts are left out."""
+        return tuple(filter(None, (value, self.noun)))
+
     def _fill(self, phrase: str, speaker: str | None, **slots: str) -> str:
         own = speaker == self.person.owner and not self.person.relation
         chosen = _CHOICE.sub(lambda match: match[1] if own else match[2], phrase)
@@ -89,6 +92,11 @@ class Note:
     def shown(self) -> str:
         """The text with its speaker in front, as a remembered turn reads; a fact has no speaker."""
         return f"{self.speaker}: {self.text}" if self.speaker else self.text
+
+    @property
+    def said(self) -> Said:
+        """The text for compression."""
+        return Said(self.text, () if self.key is None else self.key.needed(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,23 +148,28 @@ class Teller:
         return Note(day, speaker, self.dress(text), key, value)
 
     def dress(self, text: str) -> str:
-        """The sentence among others, or compressed as memory keeps it."""
+        """The sentence, at times among others."""
         if self.rng.random() < self.noise * 0.5:
             text = f"{self.rng.choice(OPENINGS)} {text}"
         if self.rng.random() < self.noise * 0.3:
             text = f"{text} {self.rng.choice(CLOSINGS)}"
         return text
 
-    def compress(self, text: str) -> str:
-        """The text as the extractive memory might keep it: stop words and marks fall first."""
-        if self.rng.random() > self.noise * 0.6:
-            return text
-        keep = self.rng.choice((0.0, 0.2, 0.5))
-        kept = [w for w in text.split(" ") if w.lower().strip(".,!?:") not in STOPWORDS or self.rng.random() < keep]
-        shorter = " ".join(kept)
-        if self.rng.random() < 0.7:
-            shorter = re.sub(r"[.!?,](?=\s|$)", "", shorter)
-        return shorter or text
+    def keep(self, notes: Sequence[Note]) -> list[str]:
+        """What memory shows of each note: facts as they are, turns compressed with those of their day; the newest may
+        still wait for it."""
+        shown = [note.shown for note in notes]
+        if self.rng.random() > self.noise:
+            return shown
+        waiting = self.rng.randint(1, 4) if self.rng.random() < 0.3 else 0
+        days: dict[datetime, list[int]] = {}
+        for i, note in enumerate(notes[: max(0, len(notes) - waiting)]):
+            if note.speaker:
+                days.setdefault(note.event_time, []).append(i)
+        for day, places in days.items():
+            for i, text in zip(places, keep(self.rng, [notes[i].said for i in places], day), strict=True):
+                shown[i] = f"{notes[i].speaker}: {text}"
+        return shown
 
     def moments(self, count: int) -> list[datetime]:
         """Distinct times of one day, ascending."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from lightmem_engine.prompts import v1
 from lightmem_engine.training.chat_task import UNKNOWN, ask
 from lightmem_engine.training.examples import Draw, Example
+from lightmem_engine.training.keeping import Said, keep
 from lightmem_engine.training.lives import USER, Key, Line, Teller
 from lightmem_engine.training.phrases import CHATTER
 from lightmem_engine.training.small_talk import NOTED
@@ -27,6 +28,7 @@ class _Entry:
     line: Line
     decision: dict[str, Any] | None = None
     newer: _Entry | None = None
+    needed: tuple[str, ...] = ()  # what compression must leave
 
 
 class _Days:
@@ -58,36 +60,52 @@ def extract(draw: Draw) -> Example:
     count = draw.between(draw.level.turns)
     first, *later = teller.days(rng.randint(1, 2))
     keys = {name: teller.keys(teller.people(name, rng.randint(1, 3)), count + 2) for name in set(names)}
-    turns: list[v1.Numbered] = []
+    turns: list[tuple[str, Said, datetime]] = []
     facts: list[dict[str, Any]] = []
     for ordinal in range(1, count + 1):
         speaker = names[(ordinal + 1) % 2] if rng.random() < 0.8 else names[0]
         day = later[0] if later and ordinal > count // 2 else first
         if speaker == "assistant":
-            turns.append(v1.Numbered(speaker, rng.choice((*NOTED, UNKNOWN, "How can I help you?")), day))
+            turns.append((speaker, Said(rng.choice((*NOTED, UNKNOWN, "How can I help you?"))), day))
             continue
-        text, told = _turn(draw, teller, keys[speaker], speaker, day)
-        turns.append(v1.Numbered(speaker, teller.compress(text), day))
+        said, told = _turn(draw, teller, keys[speaker], speaker, day)
+        turns.append((speaker, said, day))
         facts.extend({"source": ordinal, "fact": fact} for fact in told)
     answer = {"role": "assistant", "content": compact({"facts": facts})}
-    return Example((*v1.extract(turns), answer), ("extract",), schema=v1.EXTRACT["flat"])
+    numbered = [
+        v1.Numbered(speaker, text, day) for (speaker, _, day), text in zip(turns, _kept(draw, turns), strict=True)
+    ]
+    return Example((*v1.extract(numbered), answer), ("extract",), schema=v1.EXTRACT["flat"])
 
 
-def _turn(draw: Draw, teller: Teller, keys: list[Key], speaker: str, day: datetime) -> tuple[str, list[str]]:
+def _kept(draw: Draw, turns: Sequence[tuple[str, Said, datetime]]) -> list[str]:
+    """The turns' texts, compressed or as they were said."""
+    texts = [said.text for _, said, _ in turns]
+    if draw.rng.random() < 0.6 * draw.level.noise:
+        for day in sorted({day for *_, day in turns}):
+            places = [i for i, turn in enumerate(turns) if turn[2] == day]
+            for i, text in zip(places, keep(draw.rng, [turns[i][1] for i in places], day), strict=True):
+                texts[i] = text
+    return texts
+
+
+def _turn(draw: Draw, teller: Teller, keys: list[Key], speaker: str, day: datetime) -> tuple[Said, list[str]]:
+    """What is said, and the facts in it."""
     rng = draw.rng
     choice = rng.random()
     if choice < 0.2 * draw.level.noise:
-        return rng.choice(CHATTER), []
+        return Said(rng.choice(CHATTER)), []
     if keys and choice < 0.3 * draw.level.noise:
-        return ask(draw, rng.choice(keys)), []
-    texts: list[str] = []
+        return Said(ask(draw, rng.choice(keys))), []
+    said: list[Said] = []
     facts: list[str] = []
     for _ in range(min(len(keys), 2 if rng.random() < 0.15 * draw.level.noise else 1)):
         key = keys.pop()
         note = teller.tell(key, day, speaker)
-        texts.append(note.text)
+        said.append(note.said)
         facts.append(key.fact(note.value))
-    return " ".join(texts) or rng.choice(CHATTER), facts
+    text = " ".join(one.text for one in said) or rng.choice(CHATTER)
+    return Said(text, tuple(words for one in said for words in one.needed)), facts
 
 
 def decide(draw: Draw) -> Example:
@@ -107,7 +125,12 @@ def decide(draw: Draw) -> Example:
             break
         entries.extend(_MAKERS[action](teller, [key for key in pair if key is not None], days, speaker))
     entries.sort(key=lambda entry: entry.line.event_time)
-    targets = sorted(rng.sample(range(len(entries)), min(len(entries), rng.randint(1, 3))))
+    if speaker and rng.random() < 0.6 * draw.level.noise:
+        for entry in entries:
+            said = Said(entry.line.text.removeprefix(f"{speaker}: "), entry.needed)
+            (kept,) = keep(rng, [said], entry.line.event_time)
+            entry.line = Line(entry.line.event_time, f"{speaker}: {kept}")
+    targets = sorted(rng.sample(range(len(entries)), min(len(entries), rng.randint(1, 4))))
     decisions = [_numbered(entries, target) for target in targets]
     answer = {"role": "assistant", "content": compact({"decisions": decisions})}
     messages = v1.decide([entry.line for entry in entries], [target + 1 for target in targets])
@@ -123,15 +146,17 @@ def _numbered(entries: list[_Entry], target: int) -> dict[str, Any]:
     return {**numbered, **{key: decision[key] for key in ("text", "texts") if key in decision}}
 
 
-def _said(teller: Teller, key: Key, value: str, speaker: str) -> str:
+def _told(teller: Teller, key: Key, value: str, speaker: str, day: datetime) -> _Entry:
+    """A note that says the value in words of its own; without a speaker, as a kept fact."""
     clause = key.statement(value, speaker or None, teller.rng.randrange(len(key.attribute.say)))
     sentence = f"{clause[:1].upper()}{clause[1:]}."
-    return f"{speaker}: {sentence}" if speaker else sentence
+    return _Entry(Line(day, f"{speaker}: {sentence}" if speaker else sentence), needed=key.needed(value))
 
 
 def _ignored(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> list[_Entry]:
     day = days.one()
-    return [_Entry(Line(day, _said(teller, keys[0], teller.values.draw(keys[0].attribute.kind, day.date()), speaker)))]
+    value = teller.values.draw(keys[0].attribute.kind, day.date())
+    return [_told(teller, keys[0], value, speaker, day)]
 
 
 def _superseded(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> list[_Entry]:
@@ -140,16 +165,19 @@ def _superseded(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> l
     values = [teller.values.draw(kind, older.date()) for _ in range(2)]
     while values[1] == values[0]:
         values[1] = teller.values.draw("date" if kind == "recent" else kind)
-    second = _Entry(Line(newer, _said(teller, keys[0], values[1], speaker)))
-    first = _Entry(Line(older, _said(teller, keys[0], values[0], speaker)), {"action": "supersede"}, second)
-    return [first, second]
+    return _pair(teller, keys[0], "supersede", [(values[0], older), (values[1], newer)], speaker)
 
 
 def _duplicated(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> list[_Entry]:
     older, newer = days.two()
     value = teller.values.draw(keys[0].attribute.kind, older.date())
-    second = _Entry(Line(newer, _said(teller, keys[0], value, speaker)))
-    return [_Entry(Line(older, _said(teller, keys[0], value, speaker)), {"action": "duplicate"}, second), second]
+    return _pair(teller, keys[0], "duplicate", [(value, older), (value, newer)], speaker)
+
+
+def _pair(teller: Teller, key: Key, action: Action, told: Sequence[tuple[str, datetime]], speaker: str) -> list[_Entry]:
+    first, second = (_told(teller, key, value, speaker, day) for value, day in told)
+    first.decision, first.newer = {"action": action}, second
+    return [first, second]
 
 
 def _updated(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> list[_Entry]:
