@@ -157,7 +157,7 @@ class PackedBody:
                 sink(Captured(number, q, k))
                 return None
             qkv = layer.qkv(x).view(len(x), 3, self.num_heads, -1)
-            mixed, lse = attend(qkv, lengths, visible)
+            mixed, lse = attend(qkv, lengths, visible, with_lse=is_seen)
             if is_seen and sink is not None:
                 sink(Captured(number, qkv[:, 0], qkv[:, 1], lse))
             x = self._finish(layer, x, mixed)
@@ -196,17 +196,17 @@ class PackedBody:
 
 
 def attend(
-    qkv: torch.Tensor, lengths: Sequence[int], visible: torch.Tensor | None = None
+    qkv: torch.Tensor, lengths: Sequence[int], visible: torch.Tensor | None = None, *, with_lse: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention within each of the packed sequences: [tokens, heads * d], and its `lse` where the kernel says it.
 
-    qkv: [tokens, 3, heads, d].   visible: as in `PackedBody.run`.
+    qkv: [tokens, 3, heads, d].   visible: as in `PackedBody.run`.   lse: float32 [heads, tokens], if asked for.
     """
     tokens, _, heads, width = qkv.shape
     if qkv.device.type == "cuda" and visible is None and qkv.dtype in (torch.float16, torch.bfloat16):
-        found = _varlen(qkv, lengths)
+        found = _varlen(qkv, lengths, with_lse)
         if found is not None:
-            return found.reshape(tokens, heads * width), None
+            return found[0].reshape(tokens, heads * width), found[1]
     parts: list[torch.Tensor] = []
     start = 0
     for length, group in itertools.groupby(lengths):
@@ -222,18 +222,31 @@ def attend(
     return parts[0] if len(parts) == 1 else torch.cat(parts), None
 
 
-def _varlen(qkv: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor | None:
-    """Torch's own variable-length attention, or None where this torch has none."""
+def _varlen(
+    qkv: torch.Tensor, lengths: Sequence[int], with_lse: bool
+) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """Torch's own variable-length attention and its denominators, or None where this torch has none."""
     try:
-        from torch.nn.attention.varlen import varlen_attn
+        from torch.nn.attention.varlen import AuxRequest, varlen_attn
     except ImportError:
         return None
     bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=qkv.device)
     longest = max(lengths)
     q, k, v = (part.contiguous() for part in qkv.unbind(1))
-    found: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest)
-    mixed: torch.Tensor = found[0] if isinstance(found, tuple) else found
-    return mixed
+    found: Any = varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, return_aux=AuxRequest(lse=True) if with_lse else None
+    )
+    if not isinstance(found, tuple):
+        return found, None
+    return found[0], by_head(found[1], len(q), q.shape[1])
+
+
+def by_head(lse: torch.Tensor, num_tokens: int, num_heads: int) -> torch.Tensor | None:
+    """float32 [heads, tokens], whichever way round a release of torch returns it; None where the shape does not tell,
+    and the reducer then computes its own."""
+    if num_tokens == num_heads or lse.dim() != 2:
+        return None
+    return (lse if lse.shape == (num_heads, num_tokens) else lse.T).float().contiguous()
 
 
 def _norm(module: Any) -> _Norm:

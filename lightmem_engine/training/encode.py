@@ -15,7 +15,7 @@ from lightmem_engine.training.tasks import any_example
 THINK = "<think>\n\n</think>\n\n"
 _REPEATED_TOKENS = (4, 28)  # length of a random sequence that is said several times
 _POOL = 96  # examples from which batches of similar length are cut
-_EASIER = 0.35  # share of examples from the levels already passed
+_EASIER = 0.5  # share of examples from the levels already passed
 
 
 @dataclass(frozen=True, slots=True)

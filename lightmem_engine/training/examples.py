@@ -45,10 +45,10 @@ class Level:
 # An example of chat is three times as long as one of the others, so shares of examples are not shares of what is read.
 LEVELS = (
     Level((1, 2), (1, 2), 0.0, 0.0, {"induction": 0.4, "chat": 0.6}, exact=0.5),
-    Level((2, 5), (3, 6), 0.0, 0.0, {"chat": 0.55, "plain": 0.05, "decide": 0.2, "extract": 0.2}, (2, 3), (1, 2), 0.75),
-    Level((2, 8), (3, 6), 0.4, 0.2, {"chat": 0.45, "plain": 0.05, "decide": 0.25, "extract": 0.25}, exact=0.77),
-    Level((3, 14), (4, 8), 0.7, 0.3, {"chat": 0.25, "plain": 0.03, "decide": 0.44, "extract": 0.28}, (2, 6), (2, 6)),
-    Level((4, 32), (4, 12), 0.8, 0.35, {"chat": 0.2, "plain": 0.02, "decide": 0.5, "extract": 0.28}, (2, 8), (2, 8)),
+    Level((2, 5), (3, 6), 0.0, 0.0, {"chat": 0.4, "plain": 0.05, "decide": 0.35, "extract": 0.2}, (2, 3), (1, 2), 0.75),
+    Level((2, 8), (3, 6), 0.4, 0.2, {"chat": 0.32, "plain": 0.03, "decide": 0.4, "extract": 0.25}, exact=0.77),
+    Level((3, 14), (4, 8), 0.7, 0.3, {"chat": 0.25, "plain": 0.03, "decide": 0.44, "extract": 0.28}, (2, 5), (2, 6)),
+    Level((4, 32), (4, 12), 0.8, 0.35, {"chat": 0.2, "plain": 0.02, "decide": 0.5, "extract": 0.28}, (2, 6), (2, 8)),
 )
 
 

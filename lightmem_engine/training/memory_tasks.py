@@ -130,7 +130,8 @@ def decide(draw: Draw) -> Example:
             said = Said(entry.line.text.removeprefix(f"{speaker}: "), entry.needed)
             (kept,) = keep(rng, [said], entry.line.event_time)
             entry.line = Line(entry.line.event_time, f"{speaker}: {kept}")
-    targets = sorted(rng.sample(range(len(entries)), min(len(entries), rng.randint(1, 4))))
+    num_targets = len(entries) if rng.random() < 0.5 else min(len(entries), rng.randint(1, 3))
+    targets = sorted(rng.sample(range(len(entries)), num_targets))
     decisions = [_numbered(entries, target) for target in targets]
     answer = {"role": "assistant", "content": compact({"decisions": decisions})}
     messages = v1.decide([entry.line for entry in entries], [target + 1 for target in targets])
@@ -146,9 +147,10 @@ def _numbered(entries: list[_Entry], target: int) -> dict[str, Any]:
     return {**numbered, **{key: decision[key] for key in ("text", "texts") if key in decision}}
 
 
-def _told(teller: Teller, key: Key, value: str, speaker: str, day: datetime) -> _Entry:
-    """A note that says the value in words of its own; without a speaker, as a kept fact."""
-    clause = key.statement(value, speaker or None, teller.rng.randrange(len(key.attribute.say)))
+def _told(teller: Teller, key: Key, value: str, speaker: str, day: datetime, form: int | None = None) -> _Entry:
+    """A note that says the value, in words of its own unless `form` gives them; without a speaker, as a kept fact."""
+    chosen = teller.rng.randrange(len(key.attribute.say)) if form is None else form
+    clause = key.statement(value, speaker or None, chosen)
     sentence = f"{clause[:1].upper()}{clause[1:]}."
     return _Entry(Line(day, f"{speaker}: {sentence}" if speaker else sentence), needed=key.needed(value))
 
@@ -175,7 +177,9 @@ def _duplicated(teller: Teller, keys: list[Key], days: _Days, speaker: str) -> l
 
 
 def _pair(teller: Teller, key: Key, action: Action, told: Sequence[tuple[str, datetime]], speaker: str) -> list[_Entry]:
-    first, second = (_told(teller, key, value, speaker, day) for value, day in told)
+    """Both in the same words or each in its own, as people come back to a thing."""
+    form = teller.rng.randrange(len(key.attribute.say)) if teller.rng.random() < 0.5 else None
+    first, second = (_told(teller, key, value, speaker, day, form) for value, day in told)
     first.decision, first.newer = {"action": action}, second
     return [first, second]
 
