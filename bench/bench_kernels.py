@@ -7,9 +7,9 @@ For each case, milliseconds of one layer's reduction:
     library    attention over one-hot values, by torch's own kernels
     naive      the whole map, then sums; where the map fits
 and, beside the ratios, what the machine needs at least: the larger of its products at the measured matmul rate and of
-its inputs at the measured copy rate. Peak memory is above the inputs. The encoder rows are the packed forward of mBERT's
-and of XLM-R large's shape on full windows: tokens per second, and the share of the measured matmul rate (operations of
-the layers, embeddings left out). Rows in bench/results/kernels.csv.
+its inputs at the measured copy rate. Peak memory is above the inputs. The encoder rows are the packed forward of the
+shapes of mBERT and XLM-R large on full windows: tokens per second, and the share of the measured matmul rate
+(operations of the layers, embeddings left out). Rows in bench/results/kernels.csv.
 """
 
 from __future__ import annotations

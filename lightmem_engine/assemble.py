@@ -68,7 +68,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     lock = DirectoryLock(directory)
     try:
         encoders = await asyncio.to_thread(load_encoders, config)
-        lm = await asyncio.to_thread(load_lm, config, encoders.device)
+        lm = await asyncio.to_thread(load_lm, config, encoders.device, encoders.served)
         db = await _open_db(directory / "memory.db", encoders.embedder.name, failpoints)
     except BaseException:
         lock.release()

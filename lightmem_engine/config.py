@@ -33,10 +33,16 @@ class DeviceConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierConfig:
-    source: Literal["saliency", "llmlingua", "stub"] = option(
-        "saliency", "who scores words: rarity and attention of the embedder, or an LLMLingua-2 checkpoint"
+    source: Literal["saliency", "llmlingua", "entropy", "served", "stub"] = option(
+        "saliency",
+        "who scores words: rarity and attention of the embedder (saliency), an LLMLingua-2 checkpoint, or a causal "
+        "model's entropy; served takes the words of saliency and attention from the chats of the in-process model",
     )
-    model: str = option("", "LLMLingua-2 checkpoint, a path or a hub name (source = llmlingua)")
+    model: str = option(
+        "",
+        "a path or a hub name: the LLMLingua-2 checkpoint, or the causal model of source = entropy (empty: that of "
+        "lm, a server's through its prompt log-probabilities)",
+    )
     layers: tuple[int, ...] = option(
         (), "layers whose attention is read; empty takes the last third (saliency: the first layer of it)"
     )
@@ -58,6 +64,10 @@ class ClassifierConfig:
         check(
             self.mode == "window" or self.source == "llmlingua",
             "classifier.mode = per_message needs classifier.source = llmlingua",
+        )
+        check(
+            not self.model or self.source in ("llmlingua", "entropy"),
+            f"classifier.model is of no use to classifier.source = {self.source}",
         )
         check(self.window_tokens >= 32, "classifier.window_tokens must be at least 32")
 

@@ -32,6 +32,7 @@ _SCRIPT_WORD = re.compile(r"[^\W_]+")
 # Scripts written without spaces: a run of them is not one word, so each character is a term of its own.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _UNSPACED = re.compile(f"[{UNSPACED}]")
+_SCORED = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
 _SUFFIXES = (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("ly", ""), ("es", ""), ("s", ""))
 _MIN_STEM = 3
 
@@ -86,6 +87,12 @@ def _without_suffix(word: str) -> str:
 def terms(text: str) -> list[str]:
     """Stems of the content words, in order, repeats kept; stop words are out."""
     return [stem(word) for word in words(text) if word not in STOPWORDS]
+
+
+def scored_words(text: str) -> list[tuple[int, int]]:
+    """Where each word and mark stands, which compression keeps or drops: (start, end) in characters. In scripts without
+    spaces every character is a word."""
+    return [match.span() for match in _SCORED.finditer(text)]
 
 
 def search_terms(text: str) -> list[str]:

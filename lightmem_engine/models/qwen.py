@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from lightmem_engine.models.checkpoint import progress_on_terminals_only
 from lightmem_engine.models.decoding import Grammars, Sampler, TextStream, check_sampling
 from lightmem_engine.models.logprobs import token_logprob
 from lightmem_engine.models.prefix_cache import PrefixCache
+from lightmem_engine.models.served_attention import Reader, Watch
 from lightmem_engine.models.worker import StepRunner, StepWorker
 from lightmem_engine.prompts import v1
 from lightmem_engine.types import Completion, Delta, FinishReason, Priority, Prompt, Sampling, TokenLogprob, Usage
@@ -38,9 +39,20 @@ class QwenModel:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, name: str, cache_bytes: int = 0, worker: StepRunner | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        cache_bytes: int = 0,
+        worker: StepRunner | None = None,
+        reader: Reader | None = None,
     ) -> None:
+        """reader: looks on while chats are read and answered."""
         self.name = name
+        self._reader = reader
+        if reader is not None:
+            reader.attach(model)
         self.max_context = int(model.config.max_position_embeddings)
         self._model = model.eval()
         self._tokenizer = tokenizer
@@ -62,6 +74,7 @@ class QwenModel:
         cache_bytes: int = 0,
         name: str = "",
         worker: StepRunner | None = None,
+        reader: Reader | None = None,
     ) -> QwenModel:
         """Load a path or a hub name. Raises `ConfigError` if there is none, if it is no dense Qwen2 or Qwen3, or if
         it was trained on other prompts than this version speaks."""
@@ -79,7 +92,7 @@ class QwenModel:
                 model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype)).to(device)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot load a language model from {source!r}: {error}") from error
-        return cls(model, tokenizer, name=name or source, cache_bytes=cache_bytes, worker=worker)
+        return cls(model, tokenizer, name=name or source, cache_bytes=cache_bytes, worker=worker, reader=reader)
 
     async def generate(self, prompts: Sequence[Prompt], *, sampling: Sampling, priority: Priority) -> list[Completion]:
         """One after another, so that each finds the prefix of the one before it in the cache."""
@@ -88,7 +101,8 @@ class QwenModel:
     async def stream(self, prompt: Prompt, *, sampling: Sampling, priority: Priority) -> AsyncGenerator[Delta, None]:
         """Raises `InvalidInput` when the prompt is malformed or longer than the context."""
         check_sampling(sampling)
-        run = await self._step(lambda: self._open(prompt, sampling), priority)
+        is_chat = priority is Priority.FOREGROUND and prompt.schema is None
+        run = await self._step(lambda: self._open(prompt, sampling, is_chat), priority)
         try:
             while not await self._step(run.prefill, priority):
                 pass
@@ -108,7 +122,9 @@ class QwenModel:
         return len(self._encode(prompt))
 
     async def forget(self) -> None:
-        """Drop every cached prefix."""
+        """Drop every cached prefix, and what was seen of chats."""
+        if self._reader is not None:
+            self._reader.forget()
         await self._step(self._cache.clear, Priority.FOREGROUND)
 
     async def aclose(self) -> None:
@@ -131,14 +147,23 @@ class QwenModel:
         except torch.OutOfMemoryError as error:
             raise Overloaded(f"{self.name}: no device memory left for this request") from error
 
-    def _open(self, prompt: Prompt, sampling: Sampling) -> _Run:
+    def _open(self, prompt: Prompt, sampling: Sampling, is_chat: bool) -> _Run:
         text = render(self._tokenizer, prompt, self.name)
         tokens = self._tokens(text)
         if len(tokens) >= self.max_context:
             raise ContextTooLong(
                 f"the prompt has {len(tokens)} tokens; {self.name} reads at most {self.max_context - 1}"
             )
-        return _Run(self, tokens, prompt.schema, sampling, opened_thought(text))
+        run = _Run(self, tokens, prompt.schema, sampling, opened_thought(text))
+        if is_chat and self._reader is not None:
+            run.watch = self._reader.begin(prompt.messages, text, self._offsets(text))
+        return run
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        return found
 
     def _encode(self, prompt: Prompt) -> list[int]:
         return self._tokens(render(self._tokenizer, prompt, self.name))
@@ -178,6 +203,8 @@ class _Run:
         self._limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
         self._num_fed, self._cache = owner._cache.match(prompt)
         self._num_cached = self._num_fed
+        self._said: list[str] = []
+        self.watch: Watch | None = None
         self._logits: torch.Tensor | None = None
 
     def prefill(self) -> bool:
@@ -210,7 +237,9 @@ class _Run:
         return self._delta(text) if text or self._opening else Delta()
 
     def store(self) -> None:
-        """Hand what was read and written to the prefix cache."""
+        """Hand what was read and written to the prefix cache, and what was seen meanwhile to who asked for it."""
+        if self.watch is not None:
+            self.watch.finish("".join(self._said))
         self._owner._cache.put([*self._prompt, *self._generated][: self._num_fed], self._cache)
 
     def _end(self, text: str, reason: FinishReason) -> Delta:
@@ -218,6 +247,7 @@ class _Run:
 
     def _delta(self, text: str, reason: FinishReason | None = None, usage: Usage | None = None) -> Delta:
         opening, self._opening = self._opening, ""
+        self._said.append(text)
         logprobs, self._logprobs = tuple(self._logprobs), []
         return Delta(opening + text, reason, usage, logprobs)
 
@@ -228,7 +258,8 @@ class _Run:
     def _feed(self, tokens: list[int]) -> None:
         model = self._owner._model
         ids = torch.tensor([tokens], device=model.device)
-        output = model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        with nullcontext() if self.watch is None else self.watch.looking():
+            output = model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._num_fed += len(tokens)
         self._logits = output.logits[0, -1].float().cpu()
 

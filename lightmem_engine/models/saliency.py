@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,8 @@ import numpy as np
 
 from lightmem_engine.models.encoder import Encoder, check_layers
 from lightmem_engine.models.window_pass import LaidOut, WindowPass, read_windows
-from lightmem_engine.text import STOPWORDS, UNSPACED, search_terms, word_cache
+from lightmem_engine.text import STOPWORDS, scored_words, search_terms, word_cache
 from lightmem_engine.types import Floats, Window, WindowScores, Word
-
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
 
 # Chosen on development data, see `bench/LOG.md`.
 ATTENTION_WEIGHT = 0.4
@@ -80,7 +77,7 @@ class SaliencyClassifier:
         kinds: list[float] = []
         for t in range(window.num_context, len(window.texts)):
             text = window.texts[t]
-            spans[t] = [match.span() for match in _WORD.finditer(text)]
+            spans[t] = scored_words(text)
             tokens = found.layout.tokens_of(t)
             firsts = _first_tokens(found.layout, tokens, spans[t])
             for (start, end), first, last in zip(spans[t], firsts, [*firsts[1:], tokens.stop], strict=True):

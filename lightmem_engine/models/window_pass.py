@@ -144,11 +144,7 @@ class _Reduction:
         adjacent, bounds = self.adjacent.cpu().numpy(), self.bounds.tolist()
         received = None if self.received is None else (self.received / self.num_heads).cpu().numpy()
         for i, (row, layout) in enumerate(zip(self.batch.rows, self.layouts, strict=True)):
-            to_previous, to_earlier, to_itself = adjacent[i, : layout.num_texts].T
-            with np.errstate(invalid="ignore", divide="ignore"):
-                attention = np.where(to_earlier > 0, to_previous / to_earlier, np.nan).astype(np.float32)
-                mass = (to_previous / (to_previous + to_itself)).astype(np.float32)
-            attention[:1] = mass[:1] = np.nan
+            attention, mass = shares(adjacent[i, : layout.num_texts])
             inner = slice(bounds[i] + 1, bounds[i + 1] - 1)
             yield WindowPass(
                 index=row,
@@ -158,6 +154,16 @@ class _Reduction:
                 received=None if received is None else received[inner],
                 logits=None if logits is None else logits[inner],
             )
+
+
+def shares(adjacent: Floats) -> tuple[Floats, Floats]:
+    """`attention` and `mass` of `WindowScores`, each float32 [n], from the sums of mode `adjacent`, [n, 3]."""
+    to_previous, to_earlier, to_itself = adjacent.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        attention = np.where(to_earlier > 0, to_previous / to_earlier, np.nan).astype(np.float32)
+        mass = (to_previous / (to_previous + to_itself)).astype(np.float32)
+    attention[:1] = mass[:1] = np.nan
+    return attention, mass
 
 
 def _inner(segments: torch.Tensor, edge_tokens: int) -> torch.Tensor:

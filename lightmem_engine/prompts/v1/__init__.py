@@ -4,7 +4,7 @@ Pure functions from data to OpenAI-style messages. Frozen once a model is traine
 is a new version.
 """
 
-from lightmem_engine.prompts.v1.chat import Dated, memory_line, memory_text, place
+from lightmem_engine.prompts.v1.chat import Dated, memory_line, memory_text, own_words, place
 from lightmem_engine.prompts.v1.consolidate import decide, summarize
 from lightmem_engine.prompts.v1.extract import Numbered, extract, extract_after, repair
 from lightmem_engine.prompts.v1.fence import fence, format_date, neutralize, one_line
@@ -29,6 +29,7 @@ __all__ = [
     "memory_text",
     "neutralize",
     "one_line",
+    "own_words",
     "place",
     "repair",
     "summarize",

@@ -75,6 +75,13 @@ def place(
     return _with_block(placed, memory_text(block))
 
 
+def own_words(content: str) -> int:
+    """Where, in a message as `place` made it, the client's own words begin: behind the hits that open it."""
+    opening, closing = "<memory>\n", "\n</memory>\n\n"
+    end = content.find(closing) if content.startswith(opening) else -1
+    return end + len(closing) if end >= 0 else 0
+
+
 def _with_block(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
     if not text:
         return messages
