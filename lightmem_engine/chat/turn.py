@@ -146,6 +146,7 @@ class ChatTurns:
             stored=opened is not None,
             degraded=degraded or (opening.trouble if options.read else None),
             salt=await self._salt(scope, opened.view if opened else view),
+            kv_params=_kv_params(opened.place) if opened else {},
         )
 
     async def close(
@@ -279,6 +280,11 @@ class ChatTurns:
             # Caches of nobody: better than caches that users share.
             complain(logger, "the salt of a user could not be read", error)
             return secrets.token_hex(32)
+
+
+def _kv_params(place: ChatPlace) -> Mapping[str, Any]:
+    """Where in the log a cache of this turn's prompt belongs; nothing if the turn has left its conversation."""
+    return {"thread": place.thread, "link": place.link} if place.link else {}
 
 
 def _without_finds(ask: ChatAsk) -> ChatAsk:

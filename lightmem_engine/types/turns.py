@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightmem_engine.types.conversation import Scope
+from lightmem_engine.types.language import CacheOwner
+
 
 @dataclass(frozen=True, slots=True)
 class TurnOptions:
@@ -31,8 +34,8 @@ class OpenTurn:
 
     messages: what to send to the model.   used: ids of the memories in them: of the block, replayed, and recalled for
     this turn.   tokens_added: `text.num_tokens` of their lines.   stored: whether the user's words are on disk.
-    degraded: why memory gave less than it could, or None.   salt, kv_params: what a model server needs to keep this
-    user's caches apart.
+    degraded: why memory gave less than it could, or None.   salt: who may share caches of the prompt.   kv_params: what
+    a kept cache of it belongs to, `thread` and `link`; empty if none is to be kept.
     """
 
     turn_id: str
@@ -44,3 +47,7 @@ class OpenTurn:
     degraded: str | None = None
     salt: str = ""
     kv_params: Mapping[str, Any] = field(default_factory=dict)
+
+    def owner(self, scope: Scope) -> CacheOwner | None:
+        """What a kept cache of this user's turn belongs to."""
+        return CacheOwner(scope, **self.kv_params) if self.kv_params else None
