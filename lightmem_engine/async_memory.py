@@ -251,7 +251,7 @@ class AsyncMemory:
             return await engine.chat(self._scope(user_id), messages, session_id, Sampling(**sampling))
         scope = self._scope(user_id)
         turn = await engine.open_turn(scope, messages, TurnOptions(session=session_id))
-        prompt = Prompt(turn.messages, salt=turn.salt, owner=turn.owner(scope))
+        prompt = Prompt(turn.messages, salt=turn.salt, owner=turn.owner)
         reply, status = "", "partial"
         try:
             async for delta in engine.answer(prompt, Sampling(**sampling)):

@@ -21,6 +21,7 @@ from lightmem_engine.types import (
 if TYPE_CHECKING:
     from lightmem_engine.pipeline.curator import Curator
     from lightmem_engine.pipeline.kept import Kept
+    from lightmem_engine.pipeline.kv_keeper import KVKeeper
     from lightmem_engine.pipeline.porter import Porter
     from lightmem_engine.pipeline.sleeper import Sleeper
 
@@ -113,6 +114,11 @@ class Curated:
     async def import_(self, tenant: str, chunks: AsyncIterable[bytes]) -> dict[str, int]:
         """Take in an export, see `pipeline.porter`. (`import` is a word of Python, hence the underscore.)"""
         return await self._porter.import_(check_name("tenant", tenant), chunks)
+
+    @property
+    def kv_keeper(self) -> KVKeeper | None:
+        """Who looks after kept KV caches, if there are any."""
+        return self._kept.keeper
 
     async def kv_stats(self) -> dict[str, Any]:
         """What is kept of KV caches, and what has been counted since the start."""

@@ -109,6 +109,11 @@ class KVStore:
         with self._lock:
             self._allowed.clear()
 
+    def allowed(self) -> list[str]:
+        """The manifests that stand."""
+        with self._lock:
+            return sorted(self._allowed)
+
     def find(self, key: bytes) -> Row | None:
         """A chunk that may be read. No bytes are touched."""
         try:

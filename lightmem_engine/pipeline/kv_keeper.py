@@ -20,6 +20,7 @@ from lightmem_engine.config_kv import KvConfig
 from lightmem_engine.errors import LightMemError, StoreError
 from lightmem_engine.kv.keys import Tokens
 from lightmem_engine.kv.store import KVStore
+from lightmem_engine.pipeline.kv_followers import Followers
 from lightmem_engine.protocols import Clock
 from lightmem_engine.runtime.complain import complain
 from lightmem_engine.stores import kv_manifests
@@ -73,7 +74,8 @@ class KVKeeper:
         self._db = db
         self._config = config
         self._clock = clock
-        self._holders: list[Holder] = []
+        self.followers = Followers(store.allowed)
+        self._holders: list[Holder] = [self.followers]
         self._adding: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
@@ -129,6 +131,7 @@ class KVKeeper:
             added = await self._db.write(partial(kv_manifests.add, manifest=manifest, now=self._clock.now()))
             if added and manifest.id in self._adding:  # else it has ended already
                 self.store.allow([manifest.id])
+                await self.followers.tell([manifest.id], stands=True)
             return added
         except StoreError as error:
             complain(logger, "a KV cache was not noted", error)
@@ -157,6 +160,7 @@ class KVKeeper:
 
         Raises `StoreError` if a file cannot be removed.
         """
+        await self.followers.tell(await self._db.read(kv_manifests.gone), stands=False)
         for holder in self._holders:
             await holder.settle()
         if not await self._clean():
@@ -194,6 +198,7 @@ class KVKeeper:
         """Remove the files of what has ended; whether all are gone."""
         async with self._cleaning:
             ids = await self._db.read(kv_manifests.gone)
+            await self.followers.tell(ids, stands=False)
             if not ids:
                 return await asyncio.to_thread(self.store.sweep)
             if not await asyncio.to_thread(self.store.drop, ids):

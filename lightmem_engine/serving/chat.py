@@ -71,9 +71,7 @@ class ChatExchange:
         turn = self._turn = await self._open(identity)
         try:
             with span("backend"):
-                answer = await self._backend.begin(
-                    self._request, turn.messages, Caches(turn.salt, turn.owner(identity.scope))
-                )
+                answer = await self._backend.begin(self._request, turn.messages, Caches(turn.salt, turn.owner))
                 try:
                     await (self._stream if answer.is_stream else self._whole)(answer, send)
                 finally:

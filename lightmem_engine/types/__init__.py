@@ -30,10 +30,11 @@ from lightmem_engine.types.sleep import (
     SleepReport,
     SleepRun,
 )
-from lightmem_engine.types.turns import OpenTurn, TurnOptions
+from lightmem_engine.types.turns import KV_OWNER, OpenTurn, TurnOptions
 
 __all__ = [
     "KINDS",
+    "KV_OWNER",
     "ROLES",
     "STATES",
     "Action",

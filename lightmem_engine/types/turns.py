@@ -9,6 +9,8 @@ from typing import Any
 from lightmem_engine.types.conversation import Scope
 from lightmem_engine.types.language import CacheOwner
 
+KV_OWNER = "lightmem"
+
 
 @dataclass(frozen=True, slots=True)
 class TurnOptions:
@@ -34,8 +36,8 @@ class OpenTurn:
 
     messages: what to send to the model.   used: ids of the memories in them: of the block, replayed, and recalled for
     this turn.   tokens_added: `text.num_tokens` of their lines.   stored: whether the user's words are on disk.
-    degraded: why memory gave less than it could, or None.   salt: who may share caches of the prompt.   kv_params: what
-    a kept cache of it belongs to, `thread` and `link`; empty if none is to be kept.
+    degraded: why memory gave less than it could, or None.   salt: who may share caches of the prompt.   kv_params: for
+    a model server's KV connector: under `KV_OWNER` what a kept cache of the prompt belongs to; empty if none is kept.
     """
 
     turn_id: str
@@ -48,6 +50,10 @@ class OpenTurn:
     salt: str = ""
     kv_params: Mapping[str, Any] = field(default_factory=dict)
 
-    def owner(self, scope: Scope) -> CacheOwner | None:
-        """What a kept cache of this user's turn belongs to."""
-        return CacheOwner(scope, **self.kv_params) if self.kv_params else None
+    @property
+    def owner(self) -> CacheOwner | None:
+        """What a kept cache of this turn's prompt belongs to."""
+        found = self.kv_params.get(KV_OWNER)
+        if found is None:
+            return None
+        return CacheOwner(Scope(found["user"], found["tenant"]), found["thread"], found["link"])
