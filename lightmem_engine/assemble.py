@@ -12,6 +12,7 @@ from lightmem_engine.chat import budget
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config_loader import default_data_dir
 from lightmem_engine.engine import LocalEngine
+from lightmem_engine.keeping import open_kept
 from lightmem_engine.loading import Encoders, load_encoders, load_lm
 from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.pipeline.calls import CLASSIFY, EMBED, SHORTEN, ModelCalls
@@ -69,10 +70,11 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     try:
         encoders = await asyncio.to_thread(load_encoders, config)
         lm = await asyncio.to_thread(load_lm, config, encoders.device, encoders.served)
-        db = await _open_db(directory / "memory.db", encoders.embedder.name, failpoints)
+        db = await _open_db(config, directory / "memory.db", encoders.embedder.name, failpoints)
     except BaseException:
         lock.release()
         raise
+    kept = await open_kept(config, directory, db, lm, clock, failpoints)
     worker = _worker(config, encoders)
     admission = Admission(config.runtime.max_background)
     embed_model = encoders.embedder.name
@@ -101,7 +103,13 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         for forget in (pipeline.forget, long_term.forget, engine.doubt_turns):
             forget(scope)
 
-    caches = Caches(forget_words, forget_user, forget_prompts(lm))
+    forget_read = forget_prompts(lm)
+
+    async def forget_caches() -> None:
+        await forget_read()
+        await kept.settle()
+
+    caches = Caches(forget_words, forget_user, forget_caches)
     chat_budget_ms = await budget.automatic(
         encoders.device.kind, calls.embed, (config.runtime.batch_tokens or BATCH_TOKENS["cpu"]) // BACKGROUND_SHARE
     )
@@ -123,13 +131,14 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         sleeper=sleep,
         porter=Porter(db, ModelCalls(worker, Priority.INGEST).embed, embed_model, spoken, pipeline),
         forget_prompts=caches.prompts,
+        kept=kept,
         chat_budget_ms=chat_budget_ms,
     )
     return engine
 
 
-async def _open_db(path: Path, embed_model: str, failpoints: Failpoints) -> MemoryDB:
-    db = await MemoryDB.open(path, failpoints)
+async def _open_db(config: EngineConfig, path: Path, embed_model: str, failpoints: Failpoints) -> MemoryDB:
+    db = await MemoryDB.open(path, failpoints, share_salt=config.kv.salt == "tenant")
     try:
         await db.bind_embedder(embed_model)
     except BaseException:

@@ -18,6 +18,7 @@ from lightmem_engine.types import (
     Hit,
     Kind,
     MemoryEntry,
+    Prompt,
     Sampling,
     Scope,
     SleepBudget,
@@ -221,6 +222,18 @@ class AsyncMemory:
         """The newest runs, the newest first."""
         return await self._open.sleep_runs(self._tenant, user_id)
 
+    async def kv_stats(self) -> dict[str, Any]:
+        """What is kept of KV caches, and what has been counted since the start."""
+        return await self._open.kv_stats()
+
+    async def kv_verify(self) -> dict[str, int]:
+        """Read every chunk of the kept KV caches; damaged ones are removed. Counts `ok`, `damaged`, `unreadable`."""
+        return await self._open.kv_verify()
+
+    async def kv_purge(self, *, user_id: str | None = None) -> int:
+        """Remove the kept KV caches of a user, or of the tenant; how many there were. No memory is lost by it."""
+        return await self._open.kv_purge(self._tenant, user_id)
+
     async def rollback(self, id: str) -> SleepRun:
         """Undo a run of sleep. Raises `Conflict`, and does nothing, if what it touched has changed since."""
         return await self._open.rollback(self._tenant, id)
@@ -236,10 +249,12 @@ class AsyncMemory:
         engine = self._open
         if isinstance(engine, EngineClient):
             return await engine.chat(self._scope(user_id), messages, session_id, Sampling(**sampling))
-        turn = await engine.open_turn(self._scope(user_id), messages, TurnOptions(session=session_id))
+        scope = self._scope(user_id)
+        turn = await engine.open_turn(scope, messages, TurnOptions(session=session_id))
+        prompt = Prompt(turn.messages, salt=turn.salt, owner=turn.owner)
         reply, status = "", "partial"
         try:
-            async for delta in engine.generate(turn.messages, Sampling(**sampling)):
+            async for delta in engine.answer(prompt, Sampling(**sampling)):
                 reply += delta.text
             status = "complete"
         finally:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from lightmem_engine import errors
+from lightmem_engine.client_kv import KvClient
 from lightmem_engine.client_sleep import SleepClient
 from lightmem_engine.names import check_scope
 from lightmem_engine.protocols import Engine
@@ -38,7 +39,7 @@ _TIMEOUT = httpx.Timeout(None, connect=CONNECT_SECONDS)
 _MEMORY = "/v1/memory"
 
 
-class EngineClient(SleepClient, Engine):
+class EngineClient(SleepClient, KvClient, Engine):
     """Calls come back with the same results and raise the same errors as the engine's own; `BackendUnavailable` if
     nobody answers. Belongs to one event loop.
 

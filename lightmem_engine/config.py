@@ -12,6 +12,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from lightmem_engine.config_fields import check, option, section
+from lightmem_engine.config_kv import KvConfig
 from lightmem_engine.config_sleep import SleepConfig
 from lightmem_engine.errors import ConfigError
 
@@ -281,6 +282,7 @@ class EngineConfig:
     chat: ChatConfig = section(ChatConfig, "chat with memory")
     block: BlockConfig = section(BlockConfig, "what a chat session knows from its beginning")
     lm: LmConfig = section(LmConfig, "the language model")
+    kv: KvConfig = section(KvConfig, "KV caches that live as long as the memory they were made of")
     runtime: RuntimeConfig = section(RuntimeConfig, "devices, batches and retries")
     identity: IdentityConfig = section(IdentityConfig, "users and API keys")
     upstream: UpstreamConfig = section(UpstreamConfig, "the model server behind the gateway")

@@ -20,6 +20,8 @@ from lightmem_engine.types import (
 
 if TYPE_CHECKING:
     from lightmem_engine.pipeline.curator import Curator
+    from lightmem_engine.pipeline.kept import Kept
+    from lightmem_engine.pipeline.kv_keeper import KVKeeper
     from lightmem_engine.pipeline.porter import Porter
     from lightmem_engine.pipeline.sleeper import Sleeper
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 class Curated:
     """Checks names and passes on to the curator, the porter and the sleeper."""
 
-    def __init__(self, curator: Curator, porter: Porter, sleeper: Sleeper) -> None:
+    def __init__(self, curator: Curator, porter: Porter, sleeper: Sleeper, kept: Kept) -> None:
+        self._kept = kept
         self._curator = curator
         self._porter = porter
         self._sleeper = sleeper
@@ -111,3 +114,21 @@ class Curated:
     async def import_(self, tenant: str, chunks: AsyncIterable[bytes]) -> dict[str, int]:
         """Take in an export, see `pipeline.porter`. (`import` is a word of Python, hence the underscore.)"""
         return await self._porter.import_(check_name("tenant", tenant), chunks)
+
+    @property
+    def kv_keeper(self) -> KVKeeper | None:
+        """Who looks after kept KV caches, if there are any."""
+        return self._kept.keeper
+
+    async def kv_stats(self) -> dict[str, Any]:
+        """What is kept of KV caches, and what has been counted since the start."""
+        return await self._kept.stats()
+
+    async def kv_verify(self) -> dict[str, int]:
+        """Read every chunk of the kept KV caches; damaged ones are removed. Counts: `ok`, `damaged`, `unreadable`."""
+        return await self._kept.verify()
+
+    async def kv_purge(self, tenant: str, user: str | None = None) -> int:
+        """End and remove the kept KV caches of a user, or of a whole tenant; how many there were."""
+        check_name("tenant", tenant)
+        return await self._kept.purge(tenant, None if user is None else check_name("user_id", user))

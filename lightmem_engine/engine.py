@@ -38,6 +38,7 @@ from lightmem_engine.types import (
 
 if TYPE_CHECKING:
     from lightmem_engine.pipeline.curator import Curator
+    from lightmem_engine.pipeline.kept import Kept
     from lightmem_engine.pipeline.pipeline import Pipeline
     from lightmem_engine.pipeline.porter import Porter
     from lightmem_engine.pipeline.sleeper import Sleeper
@@ -67,9 +68,10 @@ class LocalEngine(Curated):
         porter: Porter,
         sleeper: Sleeper,
         forget_prompts: Callable[[], Awaitable[None]],
+        kept: Kept,
         chat_budget_ms: float,
     ) -> None:
-        super().__init__(curator, porter, sleeper)
+        super().__init__(curator, porter, sleeper, kept)
         self.config = config
         self.directory = directory
         self._forget_prompts = forget_prompts
@@ -178,6 +180,7 @@ class LocalEngine(Curated):
         """Counts, what waits, what is parked and why; the device's lanes for the whole engine."""
         result = await self._db.stats(scope)
         if scope is None:
+            result["kv"] = await self._kept.stats()
             result["device"] = {
                 lane: {"batches": use.batches, "items": use.items, "tokens": use.tokens, "seconds": use.seconds}
                 for lane, use in sorted(self._worker.usage.items())
@@ -253,6 +256,7 @@ class LocalEngine(Curated):
         await self._chat_turns.aclose()
         await self._pipeline.aclose()
         await self._sleeper.aclose()
+        await self._kept.aclose()
         await self.lm.aclose()
         await asyncio.to_thread(self._worker.close)
         await self._long_term.aclose()

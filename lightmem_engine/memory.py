@@ -125,6 +125,18 @@ class Memory:
         """As `AsyncMemory.rollback`."""
         return self._run(self._memory.rollback(id))
 
+    def kv_stats(self) -> dict[str, Any]:
+        """As `AsyncMemory.kv_stats`."""
+        return self._run(self._memory.kv_stats())
+
+    def kv_verify(self) -> dict[str, int]:
+        """As `AsyncMemory.kv_verify`."""
+        return self._run(self._memory.kv_verify())
+
+    def kv_purge(self, *, user_id: str | None = None) -> int:
+        """As `AsyncMemory.kv_purge`."""
+        return self._run(self._memory.kv_purge(user_id=user_id))
+
     def stats(self, *, user_id: str | None = None) -> dict[str, Any]:
         """As `AsyncMemory.stats`."""
         return self._run(self._memory.stats(user_id=user_id))

@@ -249,6 +249,18 @@ class Engine(Protocol):
         """Undo a run."""
         ...
 
+    async def kv_stats(self) -> dict[str, Any]:
+        """What is kept of KV caches, and what has been counted since the start."""
+        ...
+
+    async def kv_verify(self) -> dict[str, int]:
+        """Read every chunk of them; counts `ok`, `damaged` (removed) and `unreadable`."""
+        ...
+
+    async def kv_purge(self, tenant: str, user: str | None = None) -> int:
+        """End and remove those of a user, or of a whole tenant; how many there were."""
+        ...
+
     async def flush(self, scope: Scope | None = None) -> dict[str, Any]:
         """Wait until all that was logged is long-term memory or parked; returns `stats`."""
         ...

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from lightmem_engine.cli import commands, memory_commands, sleep_commands
+from lightmem_engine.cli import commands, kv_commands, memory_commands, sleep_commands
 from lightmem_engine.config_loader import LoadedConfig, load
 from lightmem_engine.errors import ConfigError, LightMemError
 from lightmem_engine.runtime.device import share_cores
@@ -121,6 +121,10 @@ def _add_memory_commands(command: Command, memory: Command) -> None:
     import_.add_argument("file", metavar="FILE", help="what `export` wrote; - reads standard input")
 
     _add_sleep_command(memory)
+
+    kv = memory("kv", kv_commands.kv, "count, check or remove kept KV caches; no memory is lost by it")
+    kv.add_argument("action", choices=["stats", "verify", "purge"])
+    kv.add_argument("--user", help="purge: this user's only")
 
     command("reindex", memory_commands.reindex, "embed everything anew, after the embedder was changed")
 

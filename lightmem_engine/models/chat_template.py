@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from lightmem_engine.errors import InvalidInput
+from lightmem_engine.models.prefix_cache import common_prefix
 from lightmem_engine.types import Prompt
 
 _THINK = "<think>"
@@ -25,27 +26,50 @@ def render(tokenizer: Any, prompt: Prompt, name: str) -> str:
     reserved = _RESERVED & prompt.template_options.keys()
     if reserved:
         raise InvalidInput(f"chat_template_kwargs must not set {', '.join(sorted(reserved))}")
-    options = {"enable_thinking": False} | dict(prompt.template_options)
-    if prompt.schema is not None:
-        options["enable_thinking"] = False  # the grammar begins with the answer
-    if prompt.tools:
-        options["tools"] = [dict(tool) for tool in prompt.tools]
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                [_message(message) for message in prompt.messages],
-                tokenize=False,
-                add_generation_prompt=True,
-                **options,
-            )
-        )
+        return _apply(tokenizer, prompt.messages, prompt, add_generation_prompt=True)
     except (TemplateError, TypeError, ValueError) as error:
         raise InvalidInput(f"the chat template of {name} refuses these messages: {error}") from error
+
+
+def stable_length(tokenizer: Any, prompt: Prompt, tokens: Sequence[int]) -> int:
+    """How many of a prompt's tokens the next turn's prompt will begin with, whatever is answered; 0 if that cannot be
+    told.
+
+    Templates write the newest turns otherwise than older ones (an empty thought before the answer, thoughts that are
+    left out later). So the next turn is written, with some answer and some question, and compared.
+    """
+    following = [*prompt.messages, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "And?"}]
+    try:
+        texts = [
+            _apply(tokenizer, messages, prompt, add_generation_prompt=False)
+            for messages in (prompt.messages, following)
+        ]
+    except (TemplateError, TypeError, ValueError, InvalidInput):
+        return 0
+    shared = list(tokens)
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        shared = shared[: common_prefix(shared, ids)]
+    return len(shared)
 
 
 def opened_thought(text: str) -> str:
     """`<think>` if the template has opened it for the model, so that the answer can be read from its beginning."""
     return _THINK if text.rstrip().endswith(_THINK) else ""
+
+
+def _apply(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], prompt: Prompt, *, add_generation_prompt: bool
+) -> str:
+    options = {"enable_thinking": False} | dict(prompt.template_options)
+    if prompt.schema is not None:
+        options["enable_thinking"] = False  # the grammar begins with the answer
+    if prompt.tools:
+        options["tools"] = [dict(tool) for tool in prompt.tools]
+    said = [_message(message) for message in messages]
+    options["add_generation_prompt"] = add_generation_prompt
+    return str(tokenizer.apply_chat_template(said, tokenize=False, **options))
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:

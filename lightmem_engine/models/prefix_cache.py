@@ -16,25 +16,27 @@ Tokens = npt.NDArray[np.int64]
 class PrefixCache:
     """The least recently used go first when `max_bytes` is exceeded. Used from one thread only.
 
+    Only prompts of the same salt share anything: another user's equal words are not found.
+
     A stored cache is never handed out: `match` copies the shared part, because generation appends in place.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
-        self._entries: OrderedDict[int, tuple[Tokens, Any, int]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[Tokens, Any, int, str]] = OrderedDict()
         self._next_key = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def match(self, tokens: Sequence[int]) -> tuple[int, Any]:
+    def match(self, tokens: Sequence[int], salt: str = "") -> tuple[int, Any]:
         """(n, cache): a private cache of the first n tokens, n as large as possible but below `len(tokens)`,
         so that there is one left to compute the next token from. (0, an empty cache) when nothing fits."""
         wanted = np.asarray(tokens[:-1], dtype=np.int64)
         best, best_key = 0, -1
-        for key, (stored, _, _) in self._entries.items():
-            shared = _common_prefix(stored, wanted)
+        for key, (stored, _, _, owner) in self._entries.items():
+            shared = _common(stored, wanted) if owner == salt else 0
             if shared > best:
                 best, best_key = shared, key
         if best == 0:
@@ -42,7 +44,7 @@ class PrefixCache:
         self._entries.move_to_end(best_key)
         return best, clone(self._entries[best_key][1], best)
 
-    def put(self, tokens: Sequence[int], cache: Any) -> None:
+    def put(self, tokens: Sequence[int], cache: Any, salt: str = "") -> None:
         """Take over a cache that holds exactly these tokens; entries that are a prefix of it are dropped.
 
         One that is itself a prefix of an entry, or larger than the whole budget, is not kept.
@@ -51,14 +53,16 @@ class PrefixCache:
         size = num_bytes(cache)
         if not len(kept) or size > self.max_bytes:
             return
-        for key, (stored, _, _) in list(self._entries.items()):
-            shared = _common_prefix(stored, kept)
+        for key, (stored, _, _, owner) in list(self._entries.items()):
+            if owner != salt:
+                continue
+            shared = _common(stored, kept)
             if shared == len(kept):
                 self._entries.move_to_end(key)
                 return
             if shared == len(stored):
                 self._drop(key)
-        self._entries[self._next_key] = (kept, cache, size)
+        self._entries[self._next_key] = (kept, cache, size, salt)
         self._next_key += 1
         self.num_bytes += size
         while self.num_bytes > self.max_bytes:
@@ -87,7 +91,12 @@ def num_bytes(cache: Any) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if layer.is_initialized)
 
 
-def _common_prefix(a: Tokens, b: Tokens) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two prompts begin with alike."""
+    return _common(np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64))
+
+
+def _common(a: Tokens, b: Tokens) -> int:
     length = min(len(a), len(b))
     differing = np.flatnonzero(a[:length] != b[:length])
     return int(differing[0]) if len(differing) else length

@@ -12,7 +12,10 @@ import threading
 
 from lightmem_engine.errors import ConfigError
 
-NAMES = ("log.commit", "stage.commit", "index.apply", "ack", "sleep.answer", "sleep.commit")
+NAMES = (
+    *("log.commit", "stage.commit", "index.apply", "ack", "sleep.answer", "sleep.commit"),
+    *("kv.reserve", "kv.write", "kv.rename", "kv.renamed", "kv.commit", "kv.evict", "kv.recover", "kv.bind"),
+)
 
 
 class Failpoints:

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lightmem_engine.types import CacheOwner
+
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
@@ -21,6 +23,7 @@ class ChatRequest:
     headers: RawHeaders
     query: bytes = b""
     request_id: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,24 @@ class Answer:
     foreign: bool = field(default=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """Who may share KV caches of a prompt, and what a kept one belongs to."""
+
+    salt: str = field(repr=False)
+    owner: CacheOwner | None = None
+
+
 class Backend(Protocol):
     """A model behind OpenAI's wire format."""
 
-    async def begin(self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None) -> Answer:
+    async def begin(
+        self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None, caches: Caches | None = None
+    ) -> Answer:
         """Begin to answer. Raises `LightMemError` while there is nothing to send yet.
 
-        messages: what memory made of the request's; None sends the request on exactly as it came.
+        messages: what memory made of the request's; None sends the request on exactly as it came.   caches: None: of
+        nobody in particular.
         """
         ...
 

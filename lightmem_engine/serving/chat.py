@@ -18,7 +18,7 @@ from starlette.types import Message, Send
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import InvalidInput, LightMemError
 from lightmem_engine.runtime.complain import complain
-from lightmem_engine.serving.backends import Answer, Backend, ChatRequest
+from lightmem_engine.serving.backends import Answer, Backend, Caches, ChatRequest
 from lightmem_engine.serving.connection import uninterrupted
 from lightmem_engine.serving.errors import UpstreamUnreachable, shape
 from lightmem_engine.serving.gateway import send_through
@@ -59,7 +59,7 @@ class ChatExchange:
         async with self._engine.foreground():
             if self._identity is None:
                 with span("backend"):
-                    answer = await self._backend.begin(self._request, None)
+                    answer = await self._backend.begin(self._request, None, Caches(f"tenant {self._request.tenant}"))
                     if answer.foreign:
                         mark_foreign()
                     await send_through(answer, timed)
@@ -71,7 +71,7 @@ class ChatExchange:
         turn = self._turn = await self._open(identity)
         try:
             with span("backend"):
-                answer = await self._backend.begin(self._request, turn.messages)
+                answer = await self._backend.begin(self._request, turn.messages, Caches(turn.salt, turn.owner))
                 try:
                     await (self._stream if answer.is_stream else self._whole)(answer, send)
                 finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightmem_engine.errors import LightMemError, NotFound
 from lightmem_engine.models.tool_calls import OutputParser, Piece, Spoken, ToolCall, parse_call
-from lightmem_engine.serving.backends import Answer, ChatRequest
+from lightmem_engine.serving.backends import Answer, Caches, ChatRequest
 from lightmem_engine.serving.errors import shape
 from lightmem_engine.serving.local_request import Ask, read_ask
 from lightmem_engine.serving.sse import DONE, compact, event_of
@@ -30,9 +30,14 @@ class LocalBackend:
         self._name = name
         self._answer = answer
 
-    async def begin(self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None) -> Answer:
+    async def begin(
+        self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None, caches: Caches | None = None
+    ) -> Answer:
         """Raises what the model raises before its first token."""
         ask = read_ask(request.body, messages)
+        if caches is not None:
+            prompt = dataclasses.replace(ask.prompt, salt=caches.salt, owner=caches.owner)
+            ask = dataclasses.replace(ask, prompt=prompt)
         if ask.model not in (None, "", self._name):
             raise NotFound(f"the model {ask.model!r} does not exist; this server serves {self._name!r}")
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._name}

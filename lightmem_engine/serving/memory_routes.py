@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from lightmem_engine.errors import BackendUnavailable, Overloaded
 from lightmem_engine.serving.access import caller_of, engine_of, require_admin, scope_of
 from lightmem_engine.serving.entry_routes import add_entry_routes
+from lightmem_engine.serving.kv_routes import add_kv_routes
 from lightmem_engine.serving.memory_schemas import AddBody, FlushBody, SearchBody
 from lightmem_engine.serving.portability_routes import add_portability_routes
 from lightmem_engine.serving.shapes import hit_json
@@ -23,6 +24,7 @@ def add_memory_routes(app: FastAPI) -> None:
     add_entry_routes(app)
     add_portability_routes(app)
     add_sleep_routes(app)
+    add_kv_routes(app)
 
     @app.post("/v1/memory/add")
     async def add(request: Request, body: AddBody) -> dict[str, Any]:

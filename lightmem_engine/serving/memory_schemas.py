@@ -58,6 +58,12 @@ class SleepBody(Strict):
     max_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
+class KvPurgeBody(Strict):
+    """`POST /v1/memory/kv/purge`; without a user, those of the whole tenant."""
+
+    user_id: Text | None = None
+
+
 class PatchBody(Strict):
     """`PATCH /v1/memory/entries/{id}`; what is absent stays as it is."""
 

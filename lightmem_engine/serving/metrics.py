@@ -7,6 +7,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from lightmem_engine.serving.kv_metrics import KvCollector
+
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _READ = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -47,6 +49,8 @@ class Metrics:
                 ("device_queued_tokens", "Tokens that wait for the device"),
             )
         }
+        self._kv = KvCollector()
+        registry.register(self._kv)
         # Totals that the engine counts; they only grow, and are set at a scrape.
         self._lanes = {
             name: gauge(f"device_{name}_total", f"Work of a device lane: {name}", "lane")
@@ -72,6 +76,7 @@ class Metrics:
         if stats is not None:
             for name in ("users", "messages", "entries"):
                 self._gauges[name].set(stats[name])
+            self._kv.update(stats.get("kv", {}))
             self._gauges["messages_pending"].set(stats["pending"])
             self._gauges["parked"].set(len(stats["parked"]))
             for gauges, rows in ((self._lanes, stats.get("device", {})), (self._model, stats["usage"])):

@@ -82,7 +82,8 @@ def add_chat_routes(app: FastAPI, backend: Backend, metrics: Metrics, trust: Tru
         identity = read_identity(headers, body or {}, trust, tenant)
         if identity is not None and not isinstance((body or {}).get("messages"), list):
             raise InvalidInput("messages must be a list")
-        asked = ChatRequest(raw, body, request.headers.raw, request.scope["query_string"], request.state.request_id)
+        query, id = request.scope["query_string"], request.state.request_id
+        asked = ChatRequest(raw, body, request.headers.raw, query, id, tenant)
         return _ChatResponse(ChatExchange(engine_of(request), backend, metrics, asked, identity))
 
 

@@ -24,8 +24,10 @@ from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import StoreError
 from lightmem_engine.serving import errors
 from lightmem_engine.serving.keys import Caller
+from lightmem_engine.serving.kv_owner_routes import add_kv_owner_routes
 from lightmem_engine.serving.turn_routes import TURN_PATHS, add_turn_routes
 from lightmem_engine.wire import TENANT_HEADER
+from lightmem_engine.wire_kv import KV_PATHS
 
 SOCKET_NAME = "engine.sock"
 GRACE_SECONDS = 5
@@ -65,6 +67,7 @@ class OwnerApp:
         self._turns.state.engine = engine
         errors.install(self._turns)
         add_turn_routes(self._turns, engine)
+        add_kv_owner_routes(self._turns)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Mark the request and pass it on."""
@@ -75,7 +78,7 @@ class OwnerApp:
         tenant = unquote(header.decode("latin-1")) or "default"
         marks = {"trusted": True, "tenant": tenant, "caller": Caller(tenant)}
         marked = {**scope, "state": {**scope.get("state", {}), **marks}}
-        await (self._turns if scope["path"] in TURN_PATHS else self._app)(marked, receive, send)
+        await (self._turns if scope["path"] in TURN_PATHS | KV_PATHS else self._app)(marked, receive, send)
 
 
 class _Quiet(uvicorn.Server):

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from lightmem_engine.errors import ConfigError, Overloaded
-from lightmem_engine.serving.backends import Answer, ChatRequest, RawHeaders
+from lightmem_engine.serving.backends import Answer, Caches, ChatRequest, RawHeaders
 from lightmem_engine.serving.errors import UpstreamTimeout, UpstreamUnreachable
 
 CHECK_SECONDS = 5.0
@@ -72,8 +72,11 @@ class Upstream:
             limits=httpx.Limits(max_connections=target.max_connections, keepalive_expiry=KEEPALIVE_SECONDS)
         )
 
-    async def begin(self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None) -> Answer:
-        """See `Backend`. With `messages`, the `memory` object and our headers stay here."""
+    async def begin(
+        self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None, caches: Caches | None = None
+    ) -> Answer:
+        """See `Backend`; what caches the other server keeps is its own affair. With `messages`, the `memory` object
+        and our headers stay here."""
         target = b"/v1/chat/completions" + (b"?" + request.query if request.query else b"")
         if messages is None:
             response = await self.send("POST", target, request.headers, request.raw)

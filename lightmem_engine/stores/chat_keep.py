@@ -44,11 +44,18 @@ def _standing_block(connection: sqlite3.Connection, scope: Scope, block: Block) 
     return Block(standing(connection, scope, block.notes), block.epoch, block.seen_ms)
 
 
-def salt_of(connection: sqlite3.Connection, scope: Scope) -> str:
-    """The user's salt in hexadecimal, made on first use."""
-    connection.execute(
-        "INSERT OR IGNORE INTO chat_user (tenant, user, salt) VALUES (?, ?, ?)",
-        (scope.tenant, scope.user, secrets.token_bytes(32)),
-    )
-    row = connection.execute(f"SELECT salt FROM chat_user WHERE {_USER}", (scope.tenant, scope.user)).fetchone()
+def salt_of(connection: sqlite3.Connection, scope: Scope, *, share: bool = False) -> str:
+    """The user's salt in hexadecimal, made on first use; with `share`, like that of the tenant's other users."""
+    sql = f"SELECT salt FROM chat_user WHERE {_USER}"
+    row = connection.execute(sql, (scope.tenant, scope.user)).fetchone()
+    if row is None:
+        if share:
+            row = connection.execute("SELECT salt FROM chat_user WHERE tenant = ? LIMIT 1", (scope.tenant,)).fetchone()
+        salt = secrets.token_bytes(32) if row is None else row[0]
+        connection.execute("INSERT INTO chat_user (tenant, user, salt) VALUES (?, ?, ?)", (*_key(scope), salt))
+        row = (salt,)
     return str(row[0].hex())
+
+
+def _key(scope: Scope) -> tuple[str, str]:
+    return scope.tenant, scope.user

@@ -57,7 +57,15 @@ def look(connection: sqlite3.Connection, scope: Scope, ask: ChatAsk, now: dateti
     return ChatView(_injections(plan), None, base, tuple(fresh(connection, scope, base, now)), salt)
 
 
-def open_turn(connection: sqlite3.Connection, scope: Scope, ask: ChatAsk, drafts: Drafts, now: datetime) -> ChatOpened:
+def open_turn(
+    connection: sqlite3.Connection,
+    scope: Scope,
+    ask: ChatAsk,
+    drafts: Drafts,
+    now: datetime,
+    *,
+    share_salt: bool = False,
+) -> ChatOpened:
     """Store what is new in a request. drafts: messages and the session's last event time -> what the log keeps.
 
     Raises `Conflict` if the key of the request names another one, and what `log.append` raises.
@@ -65,7 +73,7 @@ def open_turn(connection: sqlite3.Connection, scope: Scope, ask: ChatAsk, drafts
     plan, is_repeat = _plan(connection, scope, ask)
     new = () if is_repeat else ask.items[plan.common :]
     session = plan.path.session if plan.path else ask.session or uuid.uuid4().hex
-    salt = salt_of(connection, scope)
+    salt = salt_of(connection, scope, share=share_salt)
     connection.execute(
         "INSERT OR IGNORE INTO chat_session (tenant, user, session, is_named) VALUES (?, ?, ?, ?)",
         (scope.tenant, scope.user, session, ask.session is not None),
@@ -139,7 +147,10 @@ class Chats:
         self,
         write: Callable[[Callable[..., Any]], Awaitable[Any]],
         read: Callable[[Callable[..., Any]], Awaitable[Any]],
+        *,
+        share_salt: bool = False,
     ) -> None:
+        self._share_salt = share_salt
         self._write = write
         self._read = read
 
@@ -155,7 +166,9 @@ class Chats:
 
     async def open(self, scope: Scope, ask: ChatAsk, drafts: Drafts, now: datetime) -> ChatOpened:
         """See `open_turn`."""
-        opened: ChatOpened = await self._write(lambda connection: open_turn(connection, scope, ask, drafts, now))
+        opened: ChatOpened = await self._write(
+            lambda connection: open_turn(connection, scope, ask, drafts, now, share_salt=self._share_salt)
+        )
         return opened
 
     async def close(
@@ -169,7 +182,7 @@ class Chats:
 
     async def salt(self, scope: Scope) -> str:
         """See `chat_keep.salt_of`."""
-        salt: str = await self._write(lambda connection: salt_of(connection, scope))
+        salt: str = await self._write(lambda connection: salt_of(connection, scope, share=self._share_salt))
         return salt
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from lightmem_engine.stores import scrub
 from lightmem_engine.types import Scope
 
-GLOBAL_TABLES = frozenset({"meta"})  # what holds nothing of any user
+GLOBAL_TABLES = frozenset({"meta", "kv_gone"})  # what holds nothing of any user
 
 
 class Owned(NamedTuple):

@@ -20,15 +20,16 @@ from lightmem_engine.types import Hit, IndexDoc, Scope
 class MemoryDB:
     """The memory of a data directory. Also the feed that indexes follow (`changes`, `hydrate`)."""
 
-    def __init__(self, database: Database, failpoints: Failpoints | None = None) -> None:
+    def __init__(self, database: Database, failpoints: Failpoints | None = None, *, share_salt: bool = False) -> None:
         self._failpoints = failpoints or Failpoints()
         self._database = database
         self.path = database.path
         self.write = database.write
         self.write_alone = database.write_alone
         self.read = database.read
+        self.follow = database.follow
         self.aclose = database.aclose
-        self.chats = Chats(database.write, lambda work: database.read(snapshot(work)))
+        self.chats = Chats(database.write, lambda work: database.read(snapshot(work)), share_salt=share_salt)
 
     @property
     def is_sound(self) -> bool:
@@ -36,8 +37,11 @@ class MemoryDB:
         return self._database.is_sound
 
     @classmethod
-    async def open(cls, path: Path, failpoints: Failpoints | None = None) -> MemoryDB:
-        """Open or create the file and bring its schema up to date. Raises `StoreError`, `CorruptStore`."""
+    async def open(cls, path: Path, failpoints: Failpoints | None = None, *, share_salt: bool = False) -> MemoryDB:
+        """Open or create the file and bring its schema up to date. Raises `StoreError`, `CorruptStore`.
+
+        share_salt: a new user gets the salt of their tenant instead of one of their own.
+        """
         created = not path.exists()
         database = Database(path, failpoints)
         if created:
@@ -50,7 +54,7 @@ class MemoryDB:
         except BaseException:
             await database.aclose()
             raise
-        return cls(database, failpoints)
+        return cls(database, failpoints, share_salt=share_salt)
 
     async def bind_embedder(self, name: str) -> None:
         """Note in which vector space this memory lives; `ConfigError` if it already lives in another."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import sqlite3
 
 from lightmem_engine.errors import CorruptStore, StoreError
+from lightmem_engine.stores.schema_kv import KV_MANIFESTS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _V1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -206,7 +207,7 @@ CREATE INDEX sleep_seen_by_user ON sleep_seen (tenant, user);
 """
 
 # MIGRATIONS[n] leads from version n to n + 1.
-MIGRATIONS: dict[int, str] = {0: _V1, 1: _V2, 2: _V3}
+MIGRATIONS: dict[int, str] = {0: _V1, 1: _V2, 2: _V3, 3: KV_MANIFESTS}
 
 
 def migrate(connection: sqlite3.Connection) -> None:

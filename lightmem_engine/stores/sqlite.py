@@ -55,6 +55,7 @@ class Database:
         self._thread = threading.Thread(target=self._write_loop, name="lightmem-write", daemon=True)
         self._thread.start()
         self._closed = False
+        self._follower: Callable[[sqlite3.Connection], None] | None = None
         self._damage: CorruptStore | None = None
 
     @property
@@ -87,6 +88,10 @@ class Database:
                 raise translated(error, self.path) from error
 
         return await asyncio.to_thread(run)
+
+    def follow(self, follower: Callable[[sqlite3.Connection], None] | None) -> None:
+        """Have the writer call this after each commit, before it answers. It may read, and must not raise."""
+        self._follower = follower
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` on a read-only connection in another thread."""
@@ -177,6 +182,8 @@ class Database:
             outcomes += [self._run(work) for work, _ in jobs]
             self._failpoints.reach("log.commit")
             self._writer.execute("COMMIT")
+            if self._follower is not None:
+                self._follower(self._writer)
         except sqlite3.Error as error:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM
 from lightmem_engine.errors import ConfigError, LightMemError
 from lightmem_engine.models.checkpoint import locate
 from lightmem_engine.models.packaged import MICRO_QWEN_DIRECTORY
-from lightmem_engine.models.qwen import check_prompt_version
+from lightmem_engine.models.qwen_checkpoint import check_prompt_version
 
 MAX_BYTES = 16 * 1024 * 1024
 

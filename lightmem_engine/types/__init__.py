@@ -16,7 +16,7 @@ from lightmem_engine.types.base import (
 from lightmem_engine.types.chats import Block, ChatAsk, ChatItem, ChatOpened, ChatPlace, ChatView, Injection, Note
 from lightmem_engine.types.conversation import Message, Scope, Turn, TurnDraft
 from lightmem_engine.types.entries import EntryChange, EntryDraft, EntryPage, MemoryEntry, Source
-from lightmem_engine.types.language import Completion, Delta, Prompt, Sampling, TokenLogprob, Usage
+from lightmem_engine.types.language import CacheOwner, Completion, Delta, Prompt, Sampling, TokenLogprob, Usage
 from lightmem_engine.types.recall import Columns, Hit, IndexDoc
 from lightmem_engine.types.sensing import Piece, Segment, SensedTurn, Window, WindowScores, Word
 from lightmem_engine.types.sleep import (
@@ -30,14 +30,16 @@ from lightmem_engine.types.sleep import (
     SleepReport,
     SleepRun,
 )
-from lightmem_engine.types.turns import OpenTurn, TurnOptions
+from lightmem_engine.types.turns import KV_OWNER, OpenTurn, TurnOptions
 
 __all__ = [
     "KINDS",
+    "KV_OWNER",
     "ROLES",
     "STATES",
     "Action",
     "Block",
+    "CacheOwner",
     "ChatAsk",
     "ChatItem",
     "ChatOpened",

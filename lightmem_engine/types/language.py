@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightmem_engine.types.base import FinishReason
+from lightmem_engine.types.conversation import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +25,30 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheOwner:
+    """What a kept KV cache was made of and ends with: a message of a chat (`link` of `thread`), or a segment."""
+
+    scope: Scope
+    thread: int = 0
+    link: int = 0
+    segment: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """OpenAI-style messages, and the JSON Schema that the answer must satisfy, if any.
 
     tools: OpenAI's function tools, for the chat template.   template_options: further variables of the template.
+    salt: who may share caches of this prompt: prompts of the same salt.   owner: what a kept cache of it belongs to;
+    None: none is kept beyond this process.
     """
 
     messages: tuple[Mapping[str, Any], ...]
     schema: Mapping[str, Any] | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    salt: str = field(default="", repr=False)
+    owner: CacheOwner | None = None
 
 
 @dataclass(frozen=True, slots=True)

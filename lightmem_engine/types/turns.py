@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightmem_engine.types.conversation import Scope
+from lightmem_engine.types.language import CacheOwner
+
+KV_OWNER = "lightmem"
+
 
 @dataclass(frozen=True, slots=True)
 class TurnOptions:
@@ -31,8 +36,8 @@ class OpenTurn:
 
     messages: what to send to the model.   used: ids of the memories in them: of the block, replayed, and recalled for
     this turn.   tokens_added: `text.num_tokens` of their lines.   stored: whether the user's words are on disk.
-    degraded: why memory gave less than it could, or None.   salt, kv_params: what a model server needs to keep this
-    user's caches apart.
+    degraded: why memory gave less than it could, or None.   salt: who may share caches of the prompt.   kv_params: for
+    a model server's KV connector: under `KV_OWNER` what a kept cache of the prompt belongs to; empty if none is kept.
     """
 
     turn_id: str
@@ -44,3 +49,11 @@ class OpenTurn:
     degraded: str | None = None
     salt: str = ""
     kv_params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def owner(self) -> CacheOwner | None:
+        """What a kept cache of this turn's prompt belongs to."""
+        found = self.kv_params.get(KV_OWNER)
+        if found is None:
+            return None
+        return CacheOwner(Scope(found["user"], found["tenant"]), found["thread"], found["link"])

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lightmem_engine.config_loader import load
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.loading import load_encoders
-from lightmem_engine.models import qwen
+from lightmem_engine.models import qwen_run
 from lightmem_engine.models.chat_template import render
 from lightmem_engine.models.qwen import QwenModel
 from lightmem_engine.models.served_attention import Reader, ServedAttention, ServedClassifier
@@ -96,16 +96,16 @@ def dense(folder: Path, talk: Sequence[dict[str, str]], reply: Sequence[int]) ->
 
 @pytest.mark.parametrize("chunk", [512, 7])
 def test_rows_equal_an_eager_forward(folder: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qwen, "_PREFILL_TOKENS", chunk)
+    monkeypatch.setattr(qwen_run, "_PREFILL_TOKENS", chunk)
     served = ServedAttention()
     written: list[int] = []
-    push = qwen.TextStream.push
+    push = qwen_run.TextStream.push
 
     def overhear(self: Any, token: int) -> str:
         written.append(token)
         return push(self, token)
 
-    monkeypatch.setattr(qwen.TextStream, "push", overhear)
+    monkeypatch.setattr(qwen_run.TextStream, "push", overhear)
     (reply,) = asyncio.run(answers(folder, [TALK], served, 0))
     turns = [TALK[1]["content"], TALK[2]["content"], QUESTION, reply]
     assert len(written) == 9

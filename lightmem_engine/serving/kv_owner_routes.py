@@ -1,0 +1,78 @@
+"""What KV connectors of other processes ask, on the owner's socket alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request
+from pydantic import Field
+
+from lightmem_engine.errors import NotFound
+from lightmem_engine.pipeline.kv_keeper import KVKeeper
+from lightmem_engine.serving.access import engine_of
+from lightmem_engine.serving.memory_schemas import Strict, Text
+from lightmem_engine.stores.kv_manifests import Manifest
+from lightmem_engine.types import CacheOwner, Scope
+from lightmem_engine.wire_kv import BIND_PATH, FOLLOW_PATH, STANDS_PATH
+
+
+class OwnerBody(Strict):
+    """What a cache belongs to, as `types.CacheOwner`."""
+
+    tenant: Text
+    user: Text
+    thread: Annotated[int, Field(ge=1)]
+    link: Annotated[int, Field(ge=1)]
+
+    def owner(self) -> CacheOwner:
+        """The same."""
+        return CacheOwner(Scope(self.user, self.tenant), self.thread, self.link)
+
+
+class FollowBody(Strict):
+    """`POST /v1/memory/kv/follow`."""
+
+    follower: Text
+    epoch: str
+    seq: Annotated[int, Field(ge=0)]
+
+
+class StandsBody(Strict):
+    """`POST /v1/memory/kv/stands`."""
+
+    owner: OwnerBody
+
+
+class BindBody(Strict):
+    """`POST /v1/memory/kv/bind`; `fingerprint` in hexadecimal."""
+
+    id: Text
+    owner: OwnerBody
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    num_tokens: Annotated[int, Field(ge=1)]
+    num_bytes: Annotated[int, Field(ge=1)]
+
+
+def add_kv_owner_routes(app: FastAPI) -> None:
+    """Follow, stands, bind."""
+
+    @app.post(FOLLOW_PATH)
+    async def follow(request: Request, body: FollowBody) -> dict[str, Any]:
+        return await _keeper(request).followers.follow(body.follower, body.epoch, body.seq)
+
+    @app.post(STANDS_PATH)
+    async def stands(request: Request, body: StandsBody) -> dict[str, bool]:
+        return {"stands": await _keeper(request).stands(body.owner.owner())}
+
+    @app.post(BIND_PATH)
+    async def bind(request: Request, body: BindBody) -> dict[str, bool]:
+        model = bytes.fromhex(body.fingerprint)
+        manifest = Manifest(body.id, body.owner.owner(), model, body.num_tokens, body.num_bytes)
+        return {"stands": await _keeper(request).add(manifest)}
+
+
+def _keeper(request: Request) -> KVKeeper:
+    keeper = engine_of(request).kv_keeper
+    if keeper is None:
+        raise NotFound("this engine keeps no KV caches")
+    return keeper

@@ -1,0 +1,42 @@
+"""Every name of vLLM that the KV connector uses. Checked with vLLM 0.32; the interface calls itself experimental."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm import __version__ as VLLM_VERSION
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    SupportsHMA,
+)
+
+__all__ = ["KVConnectorBase_V1", "KVConnectorMetadata", "KVConnectorRole", "SupportsHMA", "facts_of"]
+
+
+def facts_of(vllm_config: Any) -> dict[str, Any]:
+    """What of vLLM's configuration changes KV or block hashes, as JSON values, besides the weights.
+
+    Raises `ValueError` for a set-up whose KV this connector does not handle.
+    """
+    model, cache, parallel = vllm_config.model_config, vllm_config.cache_config, vllm_config.parallel_config
+    if parallel.world_size != 1:
+        raise ValueError("kept KV caches need tensor and pipeline parallel size 1")
+    algorithm = str(cache.prefix_caching_hash_algo)
+    if not algorithm.startswith("sha256"):
+        raise ValueError("kept KV caches need --prefix-caching-hash-algo sha256 or sha256_cbor")
+    return {
+        "engine": f"vllm {VLLM_VERSION}",
+        "dtype": str(model.dtype),
+        "cache_dtype": str(cache.cache_dtype),
+        "quantization": str(model.quantization),
+        "block_size": cache.block_size,
+        "layers": model.get_num_layers(parallel),
+        "kv_heads": model.get_num_kv_heads(parallel),
+        "head_size": model.get_head_size(),
+        "rope": str(getattr(model.hf_text_config, "rope_parameters", None)),
+        "device": str(vllm_config.device_config.device_type),
+        "eager": bool(model.enforce_eager),
+        "hash": algorithm,
+    }

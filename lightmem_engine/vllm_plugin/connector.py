@@ -1,0 +1,187 @@
+"""`LightMemConnector`: KV caches of vLLM that live as long as the memory they were made of.
+
+vLLM makes two of these, one in its scheduler and one in its worker, which talk by way of the metadata of a step alone.
+Loads are asynchronous, blocks whole. Without the owner of the memory everything is a miss.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightmem_engine.kv.keys import fingerprint
+from lightmem_engine.kv.rates import Rates
+from lightmem_engine.models.checkpoint import locate
+from lightmem_engine.vllm_plugin.compat_kv import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    SupportsHMA,
+    facts_of,
+)
+from lightmem_engine.vllm_plugin.connector_blocks import BlockMover
+from lightmem_engine.vllm_plugin.connector_link import Follower, OwnerLink
+from lightmem_engine.vllm_plugin.connector_options import ConnectorOptions
+from lightmem_engine.vllm_plugin.connector_plan import Load, Planner, Save
+
+_MEASURED_TOKENS = 64  # of a step; shorter ones say little about the speed of reading
+_TOKENS_PER_SECOND = 2000.0  # until the first step has been measured
+_BYTES_PER_SECOND = 1e9  # until the first load has been
+
+
+@dataclass
+class StepPlan(KVConnectorMetadata):  # type: ignore[misc]
+    """What the worker is to do in one step. num_tokens: that it computes."""
+
+    loads: list[Load] = field(default_factory=list)
+    saves: list[Save] = field(default_factory=list)
+    num_tokens: int = 0
+
+
+class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
+    """One half of it, by `role`."""
+
+    def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
+        super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
+        options = ConnectorOptions.of(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        self._fingerprint = fingerprint(
+            {"weights": locate(vllm_config.model_config.model).digest, **facts_of(vllm_config)}
+        )
+        if len(kv_cache_config.kv_cache_groups) != 1:
+            raise ValueError("kept KV caches need a model with one kind of attention")
+        self._block_size = int(vllm_config.cache_config.block_size)
+        self._store = options.open_store()
+        self._link = OwnerLink(Path(options.socket))
+        self._rates = Rates(_TOKENS_PER_SECOND, _BYTES_PER_SECOND)
+        self._follower: Follower | None = None
+        self._mover: BlockMover | None = None
+        self._began = 0.0
+        if role == KVConnectorRole.SCHEDULER:
+            self._follower = Follower(
+                self._link, allow=self._store.allow, forbid=self._store.forbid, forget=self._store.forbid_all
+            )
+            self._planner = Planner(
+                self._store,
+                self._fingerprint,
+                self._block_size,
+                self._rates,
+                lambda: self._follower is not None and self._follower.is_valid,
+                min_tokens=options.min_tokens,
+            )
+
+    @property
+    def requires_kv_delivery(self) -> bool:
+        """A cache that is not kept is computed again: no request waits for it."""
+        return False
+
+    # In the scheduler.
+
+    def on_new_request(self, request: Any) -> None:
+        """Note what the request says of its cache."""
+        params = request.kv_transfer_params
+        hashes = request.block_hashes
+        self._planner.add(request.request_id, hashes, request.num_prompt_tokens, request.cache_salt, params)
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+        """What can be loaded beyond the computed tokens, always asynchronously."""
+        count = self._planner.matched(request.request_id, request.num_tokens, num_computed_tokens)
+        return count, count > 0
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        """Plan the load that was promised."""
+        if num_external_tokens:
+            self._planner.allocated(request.request_id, blocks.get_block_ids()[0], num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: Any) -> StepPlan:
+        """What the worker is to do."""
+        tokens = scheduler_output.num_scheduled_tokens
+        plan = StepPlan(self._planner.take_loads(), [], scheduler_output.total_num_scheduled_tokens)
+        for new in scheduler_output.scheduled_new_reqs:
+            after = new.num_computed_tokens + tokens.get(new.req_id, 0)
+            self._add(plan, self._planner.scheduled(new.req_id, new.block_ids[0], after, anew=True))
+        cached = scheduler_output.scheduled_cached_reqs
+        for id, blocks, computed in zip(cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True):
+            anew = id in cached.resumed_req_ids
+            after = computed + tokens.get(id, 0)
+            self._add(plan, self._planner.scheduled(id, blocks[0] if blocks else (), after, anew=anew))
+        return plan
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        """Blocks may be freed at once: what is kept was copied."""
+        self._planner.remove(request.request_id)
+        return False, None
+
+    def request_finished_all_groups(
+        self, request: Any, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """As `request_finished`."""
+        return self.request_finished(request, [])
+
+    # In the worker.
+
+    def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
+        """The device's caches are there."""
+        for name, cache in kv_caches.items():
+            if cache.shape[0] != self._kv_cache_config.num_blocks:
+                raise ValueError(f"the KV cache of {name} is not laid out by blocks: {tuple(cache.shape)}")
+        self._mover = BlockMover(self._store, self._link, self._fingerprint, self._rates, kv_caches)
+        self._follower = Follower(
+            self._link,
+            allow=self._store.allow,
+            forbid=self._store.forbid,
+            forget=self._store.forbid_all,
+            settled=self._mover.settle,
+        )
+
+    def bind_connector_metadata(self, connector_metadata: Any) -> None:
+        """A step begins."""
+        super().bind_connector_metadata(connector_metadata)
+        self._began = time.perf_counter()
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        """Begin the loads of this step."""
+        for load in self._plan().loads:
+            if self._mover is not None:
+                self._mover.load(load, self._block_size)
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Loads are asynchronous: a request whose blocks are not there yet is not in the step."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
+        """Blocks are kept whole, after the step."""
+
+    def wait_for_save(self) -> None:
+        """Copy the blocks to keep. The step's computation is over, or ahead of us on the device's stream."""
+        plan = self._plan()
+        if plan.num_tokens >= _MEASURED_TOKENS:
+            self._rates.computed(plan.num_tokens, time.perf_counter() - self._began)
+        for save in plan.saves:
+            if self._mover is not None:
+                self._mover.save(save)
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        """Requests whose loads have ended."""
+        return None, (self._mover.finished() if self._mover is not None else set()) or None
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        """Blocks to compute after all."""
+        return self._mover.failed() if self._mover is not None else set()
+
+    def shutdown(self) -> None:
+        """Write what was copied, let go of everything."""
+        if self._follower is not None:
+            self._follower.close()
+        if self._mover is not None:
+            self._mover.close()
+        self._store.close()
+
+    def _plan(self) -> StepPlan:
+        plan = self._get_connector_metadata()
+        assert isinstance(plan, StepPlan)
+        return plan
+
+    def _add(self, plan: StepPlan, save: Save | None) -> None:
+        if save is not None:
+            plan.saves.append(save)

@@ -1,0 +1,52 @@
+"""`python -m tests.support.vllm_kept CHECKPOINT CONFIG`: a real vLLM that keeps KV, asked line by line.
+
+CONFIG is the JSON of `--kv-transfer-config`. A line in: `{"messages", "salt", "params"}`; a line out on descriptor 3:
+`{"tokens", "prompt", "cached"}`, the new token ids, and how many tokens the prompt had and how many of them were not
+computed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+MAX_TOKENS = 16
+
+
+def main(checkpoint: str, config: str) -> None:
+    """Greedy answers until the input ends."""
+    os.environ |= {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    from vllm import LLM, SamplingParams
+
+    settings: dict[str, Any] = {"kv_transfer_config": json.loads(config)} if config else {}
+    model = LLM(
+        model=checkpoint,
+        dtype="float32",
+        enforce_eager=True,
+        block_size=32,
+        max_model_len=2048,
+        prefix_caching_hash_algo="sha256_cbor",
+        **settings,
+    )
+    answers = os.fdopen(3, "w", encoding="utf-8")
+    answers.write("{}\n")  # ready
+    answers.flush()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        ids = model.get_tokenizer().apply_chat_template(
+            asked["messages"], add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=True
+        )["input_ids"]
+        prompt: Any = {"prompt_token_ids": ids} | ({"cache_salt": asked["salt"]} if asked["salt"] else {})
+        extra = {"kv_transfer_params": asked["params"]} if asked["params"] else None
+        (found,) = model.generate(
+            [prompt], SamplingParams(temperature=0, max_tokens=MAX_TOKENS, extra_args=extra), use_tqdm=False
+        )
+        row = {"tokens": list(found.outputs[0].token_ids), "prompt": len(ids), "cached": found.num_cached_tokens}
+        answers.write(json.dumps(row | {"text": found.outputs[0].text}) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

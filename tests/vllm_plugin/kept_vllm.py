@@ -1,0 +1,84 @@
+"""A real vLLM in a process of its own, with the connector, and the owner of the memory beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lightmem_engine.config import EngineConfig, replace
+from lightmem_engine.models.packaged import packaged_micro_qwen
+from lightmem_engine.types import OpenTurn
+from lightmem_engine.vllm_plugin.connector_options import kv_transfer_config
+
+
+class KeptVllm:
+    """Answers over the packaged model. Leaves no process behind."""
+
+    def __init__(self, data_dir: Path, log: Path, **options: Any) -> None:
+        config = replace(EngineConfig(), **({"kv.min_free_bytes": 0, "kv.min_tokens": 1} | options))
+        known = json.dumps(kv_transfer_config(config, data_dir))
+        read, write = os.pipe()
+        self.log = log
+        checkpoint = str(packaged_micro_qwen().directory)
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _RUN, str(write), checkpoint, known],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                pass_fds=[write],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,
+                text=True,
+            )
+        os.close(write)
+        self._answers = os.fdopen(read, encoding="utf-8")
+        self._line()
+
+    def ask(self, messages: Sequence[Mapping[str, Any]], salt: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """One answer; `cached`: tokens of the prompt that were not computed."""
+        assert self._process.stdin is not None
+        row = {"messages": list(messages), "salt": salt, "params": dict(params)}
+        self._process.stdin.write(json.dumps(row) + "\n")
+        self._process.stdin.flush()
+        return self._line()
+
+    def turn(self, turn: OpenTurn) -> dict[str, Any]:
+        """The answer to a turn with memory."""
+        return self.ask(turn.messages, turn.salt, turn.kv_params)
+
+    def kill(self) -> None:
+        """kill -9, of the server and its workers."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(30)
+        self._answers.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def _line(self) -> dict[str, Any]:
+        line = self._answers.readline()
+        assert line, self.log.read_text("utf-8", "replace")[-4000:]
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+_RUN = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); "
+    "from tests.support.vllm_kept import main; main(sys.argv[2], sys.argv[3])"
+)
