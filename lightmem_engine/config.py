@@ -113,6 +113,8 @@ class LmConfig:
     disable_thinking: bool = option(
         False, "send chat_template_kwargs.enable_thinking = false to lm.url, which vLLM understands"
     )
+    send_priority: bool = option(False, "send the class of a call as `priority` to lm.url, which vLLM understands")
+    verify_tls: bool = option(True, "check the certificate of lm.url")
     cache_bytes: int = option(256 * 1024 * 1024, "memory for prefix caches of the in-process model")
 
     def __post_init__(self) -> None:

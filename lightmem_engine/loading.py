@@ -86,6 +86,8 @@ def load_lm(config: EngineConfig, device: Device) -> LanguageModel:
                 lm.model,
                 api_key=lm.api_key or ("" if lm.url else upstream.api_key),
                 timeout_seconds=lm.timeout_seconds,
+                send_priority=lm.send_priority,
+                verify_tls=lm.verify_tls,
                 template_options={"enable_thinking": False} if lm.disable_thinking else None,
             )
         case "qwen":

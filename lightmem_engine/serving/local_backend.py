@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightmem_engine.serving.backends import Answer, ChatRequest
 from lightmem_engine.serving.errors import shape
 from lightmem_engine.serving.local_request import Ask, read_ask
 from lightmem_engine.serving.sse import DONE, compact, event_of
-from lightmem_engine.types import Delta, FinishReason, Prompt, Sampling, TokenLogprob, Usage
+from lightmem_engine.types import Delta, FinishReason, OpenTurn, Prompt, Sampling, TokenLogprob, Usage
 
 Asking = Callable[[Prompt, Sampling], AsyncGenerator[Delta, None]]
 STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -30,9 +30,9 @@ class LocalBackend:
         self._name = name
         self._answer = answer
 
-    async def begin(self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None) -> Answer:
+    async def begin(self, request: ChatRequest, turn: OpenTurn | None) -> Answer:
         """Raises what the model raises before its first token."""
-        ask = read_ask(request.body, messages)
+        ask = read_ask(request.body, None if turn is None else turn.messages)
         if ask.model not in (None, "", self._name):
             raise NotFound(f"the model {ask.model!r} does not exist; this server serves {self._name!r}")
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._name}

@@ -15,8 +15,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Metrics:
     """Everything one server counts. Belongs to one event loop."""
 
-    def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        """registry: where the metrics are listed, if not in a list of their own."""
+        self._registry = registry = registry or CollectorRegistry()
 
         def counter(name: str, help: str, *labels: str) -> Counter:
             return Counter(f"lightmem:{name}", help, labels, registry=registry)
