@@ -19,13 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command."""
     share_cores()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["serve"] and backend.choose(arguments[1:]).is_vllm:
-        from lightmem_engine.vllm_plugin import launcher  # vLLM's options are vLLM's to read
-
-        return launcher.main(arguments[1:])
-    parser = build_parser()
-    args = parser.parse_args(arguments)
     try:
+        if arguments[:1] == ["serve"] and backend.choose(arguments[1:]).is_vllm:
+            from lightmem_engine.vllm_plugin import launcher  # vLLM's options are vLLM's to read
+
+            return launcher.main(arguments[1:])
+        args = build_parser().parse_args(arguments)
         return int(args.run(args, _load(args)))
     except ConfigError as error:
         print(f"lightmem-engine: {error}", file=sys.stderr)

@@ -42,6 +42,13 @@ class Guardian:
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._watch, name="lightmem-owner", daemon=True)
 
+    @property
+    def process(self) -> int:
+        """The owner's process id, also after its end. Raises `StoreError` before the first start."""
+        if self._process is None:
+            raise StoreError("the owner has not been started")
+        return self._process.pid
+
     def start(self) -> Ready:
         """Start the owner and wait until it serves.
 
@@ -51,6 +58,7 @@ class Guardian:
         ready = _first_line(process)
         if ready is None:
             code = process.wait()
+            _close(process)
             kind = ConfigError if code == 2 else StoreError
             raise kind(f"the process that owns the memory ended with {code} before it was ready")
         self._thread.start()
@@ -71,6 +79,7 @@ class Guardian:
             process.wait()
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
+        _close(process)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
@@ -90,14 +99,23 @@ class Guardian:
             assert process is not None
             code = process.wait()
             if self._stopping.is_set():
+                _close(process)
                 return
             pause = FIRST_PAUSE if time.monotonic() - since > LIVED_SECONDS else min(2 * pause, LONGEST_PAUSE)
             logger.error("the memory's owner ended with %d and is started again in %.1f s", code, pause)
             if self._stopping.wait(pause):
                 return
+            _close(process)
             self._process = self._spawn()
             if self._stopping.is_set():  # `stop` may have looked just before
                 self._process.terminate()
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """Let go of the pipes of an owner that has ended."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> Ready | None:

