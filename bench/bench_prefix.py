@@ -4,8 +4,8 @@
 
 The conversation with memory goes first, over one session, while other sessions of the same user add memories and close
 segments. Then the same words are sent without an identity. vLLM says how many tokens of each prompt it found cached. Of
-those cached with memory, the tokens of memory that can be among them, all that the prompt before had, are taken off; what
-is left are the conversation's own. Rows in bench/results/prefix.csv.
+those cached with memory, the tokens of memory that can be among them, all that the prompt before had, are taken off;
+what is left are the conversation's own. Rows in bench/results/prefix.csv.
 """
 
 from __future__ import annotations
