@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,8 @@ class Clock:
             started = time.perf_counter()
             call()
             return (time.perf_counter() - started) * 1000
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        cuda: Any = torch.cuda  # its events are not typed
+        begin, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
         begin.record()
         call()
         end.record()

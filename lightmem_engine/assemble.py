@@ -27,7 +27,7 @@ from lightmem_engine.runtime.clock import SystemClock
 from lightmem_engine.runtime.device import give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.sensory.memory import SensoryMemory, spoken
-from lightmem_engine.stages import forget_prompts, sleeper
+from lightmem_engine.stages import admission_policy, forget_prompts, load_watch, sleeper
 from lightmem_engine.stages import pipeline as build_pipeline
 from lightmem_engine.stores.lock import DirectoryLock
 from lightmem_engine.stores.memory_db import MemoryDB
@@ -76,7 +76,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         raise
     kept = await open_kept(config, directory, db, lm, clock, failpoints)
     worker = _worker(config, encoders)
-    admission = Admission(config.runtime.max_background)
+    admission = Admission(admission_policy(config))
     embed_model = encoders.embedder.name
     sleep = sleeper(config, db, embed_model, lm, worker, admission, clock, failpoints, encoders.device.kind)
     listeners = Listeners(sleep.heard, sleep.extracted)
@@ -113,6 +113,15 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     chat_budget_ms = await budget.automatic(
         encoders.device.kind, calls.embed, (config.runtime.batch_tokens or BATCH_TOKENS["cpu"]) // BACKGROUND_SHARE
     )
+    watch = load_watch(config, admission)
+
+    def release() -> None:
+        if watch is not None:
+            watch.stop()
+        lock.release()
+
+    if watch is not None:
+        watch.start()
     await pipeline.start()
     await sleep.start()
     engine = LocalEngine(
@@ -125,7 +134,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         worker=worker,
         admission=admission,
         clock=clock,
-        release=lock.release,
+        release=release,
         directory=directory,
         curator=Curator(db, calls.embed, embed_model, spoken, clock, caches),
         sleeper=sleep,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ import httpx
 from lightmem_engine import errors
 from lightmem_engine.client_kv import KvClient
 from lightmem_engine.client_sleep import SleepClient
+from lightmem_engine.client_turns import TurnClient
 from lightmem_engine.names import check_scope
 from lightmem_engine.protocols import Engine
 from lightmem_engine.types import (
@@ -25,23 +25,23 @@ from lightmem_engine.types import (
     Kind,
     MemoryEntry,
     Message,
-    OpenTurn,
     Sampling,
     Scope,
     State,
-    TurnOptions,
 )
-from lightmem_engine.wire import TENANT_HEADER, entry_of, error_of, hit_of, message_json, options_json, turn_of
+from lightmem_engine.wire import TENANT_HEADER, entry_of, error_of, hit_of, message_json
 
 CONNECT_SECONDS = 5.0
+KEEPALIVE_SECONDS = 2.0
+MAX_CONNECTIONS = 256
 # Nothing is cut short that the server still works on: a flush, an import or an answer may take as long as it takes.
 _TIMEOUT = httpx.Timeout(None, connect=CONNECT_SECONDS)
 _MEMORY = "/v1/memory"
 
 
-class EngineClient(SleepClient, KvClient, Engine):
-    """Calls come back with the same results and raise the same errors as the engine's own; `BackendUnavailable` if
-    nobody answers. Belongs to one event loop.
+class EngineClient(SleepClient, TurnClient, KvClient, Engine):
+    """Calls come back with the same results and raise the same errors as the engine's own; `EngineDown` if nobody
+    answers. Belongs to one event loop.
 
     address: `http://...` or `https://...`, or the path of a server's socket, `<data-dir>/engine.sock`.   tenant: whose
     data calls without a user of their own are about; over a URL the key decides about it.
@@ -55,7 +55,9 @@ class EngineClient(SleepClient, KvClient, Engine):
         if self.address.startswith(("http://", "https://")):
             self._http = httpx.AsyncClient(base_url=self.address.rstrip("/"), headers=headers, timeout=_TIMEOUT)
         else:
-            transport = httpx.AsyncHTTPTransport(uds=self._reachable(Path(address)))
+            # An idle connection ends here before the server ends it, so that no request meets one that is just closing.
+            limits = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS)
+            transport = httpx.AsyncHTTPTransport(uds=self._reachable(Path(address)), limits=limits)
             base = "http://engine"
             self._http = httpx.AsyncClient(base_url=base, headers=headers, timeout=_TIMEOUT, transport=transport)
 
@@ -64,7 +66,7 @@ class EngineClient(SleepClient, KvClient, Engine):
         try:
             self._directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise errors.BackendUnavailable(f"nobody answers at {path}: {error.strerror}") from error
+            raise errors.EngineDown(f"nobody answers at {path}: {error.strerror}") from error
         return f"/proc/self/fd/{self._directory}/{path.name}" if Path("/proc/self/fd").exists() else str(path)
 
     async def add(
@@ -171,33 +173,6 @@ class EngineClient(SleepClient, KvClient, Engine):
         """See `Engine.stats`."""
         return dict(await self._call("GET", "/stats", scope, params={} if scope is None else _user(scope)))
 
-    async def open_turn(
-        self, scope: Scope | None, messages: Sequence[Mapping[str, Any]], options: TurnOptions
-    ) -> OpenTurn:
-        """See `Engine.open_turn`; on the owner's socket alone."""
-        return turn_of(await self._post(scope, "/turns/open", {"messages": messages, "options": options_json(options)}))
-
-    async def close_turn(
-        self,
-        turn_id: str,
-        reply: str,
-        status: str,
-        *,
-        tool_calls: Sequence[Mapping[str, Any]] | None = None,
-    ) -> bool:
-        """See `Engine.close_turn`; on the owner's socket alone."""
-        body = {"turn_id": turn_id, "reply": reply, "status": status, "tool_calls": tool_calls}
-        return bool((await self._post(None, "/turns/close", body))["stored"])
-
-    @asynccontextmanager
-    async def foreground(self) -> AsyncIterator[None]:
-        """See `Engine.foreground`; on the owner's socket alone. The owner lets go by itself after a few minutes."""
-        lease = (await self._post(None, "/foreground", {"action": "enter"}))["lease"]
-        try:
-            yield
-        finally:
-            await self._post(None, "/foreground", {"action": "leave", "lease": lease})
-
     async def chat(
         self, scope: Scope, messages: Sequence[Mapping[str, Any]], session: str | None, sampling: Sampling
     ) -> str:
@@ -252,8 +227,8 @@ class EngineClient(SleepClient, KvClient, Engine):
         except ValueError as error:
             raise errors.BackendUnavailable(f"{self.address} does not answer as an engine does") from error
 
-    def _unreachable(self, error: Exception) -> errors.BackendUnavailable:
-        return errors.BackendUnavailable(f"nobody answers at {self.address}: {error or type(error).__name__}")
+    def _unreachable(self, error: Exception) -> errors.EngineDown:
+        return errors.EngineDown(f"nobody answers at {self.address}: {error or type(error).__name__}")
 
 
 def _raise(response: httpx.Response) -> NoReturn:

@@ -125,12 +125,16 @@ class LmConfig:
     disable_thinking: bool = option(
         False, "send chat_template_kwargs.enable_thinking = false to lm.url, which vLLM understands"
     )
+    send_priority: bool = option(False, "send the class of a call as `priority` to lm.url, which vLLM understands")
+    slots: int = option(0, "sequences that lm.url runs at once, some of which background work leaves free; 0: unknown")
+    verify_tls: bool = option(True, "check the certificate of lm.url")
     cache_bytes: int = option(256 * 1024 * 1024, "memory for prefix caches of the in-process model")
 
     def __post_init__(self) -> None:
         check(self.backend != "qwen" or bool(self.model), "lm.backend = qwen needs lm.model")
         check(self.backend != "remote" or bool(self.url), "lm.backend = remote needs lm.url")
         check(self.timeout_seconds > 0, "lm.timeout_seconds must be above 0")
+        check(self.slots >= 0, "lm.slots must be 0 or more")
         check(self.cache_bytes >= 0, "lm.cache_bytes must be 0 or more")
 
 

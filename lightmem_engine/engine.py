@@ -146,7 +146,7 @@ class LocalEngine(Curated):
     ) -> list[Hit]:
         """What this user's memory holds on a question, best first; messages logged a moment ago included."""
         check_scope(scope)
-        with self._admission.foreground():
+        with self._admission.foreground(brief=True):
             return await self._long_term.search(
                 scope, query, top_k=top_k, max_tokens=max_tokens, as_of=as_of, filters=filters
             )
@@ -211,7 +211,7 @@ class LocalEngine(Curated):
         return await self._chat_turns.close(turn_id, reply, status, tool_calls)
 
     async def _recall(self, scope: Scope, query: str, **options: Any) -> tuple[list[Hit], bool]:
-        with self._admission.foreground():
+        with self._admission.foreground(brief=True):
             return await self._long_term.recall(scope, query, **options)
 
     def _drafts(self, messages: Sequence[Message], last_event_time: datetime | None) -> list[TurnDraft]:

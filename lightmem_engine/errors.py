@@ -66,6 +66,12 @@ class BackendUnavailable(LightMemError):
     code = "backend_unavailable"
 
 
+class EngineDown(BackendUnavailable):
+    """The process that owns the memory does not answer; it is being started again, or gone."""
+
+    code = "engine_down"
+
+
 class ModelError(LightMemError):
     """A model answered with something unusable."""
 

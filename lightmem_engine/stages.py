@@ -10,6 +10,7 @@ import numpy as np
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.loading import choose_lm
+from lightmem_engine.models.server_load import LoadWatch
 from lightmem_engine.pipeline.bisect import Retry
 from lightmem_engine.pipeline.calls import ModelCalls
 from lightmem_engine.pipeline.consolidate import Consolidator, Means
@@ -22,6 +23,7 @@ from lightmem_engine.protocols import Clock, Forgetful, LanguageModel
 from lightmem_engine.runtime.admission import Admission, AdmittedModel
 from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.runtime.failpoints import Failpoints
+from lightmem_engine.runtime.policy import Policy
 from lightmem_engine.sensory.memory import SensoryMemory, spoken
 from lightmem_engine.short_term.extract import Extraction, Extractor
 from lightmem_engine.short_term.extractive import drafts
@@ -39,6 +41,22 @@ def forget_prompts(lm: LanguageModel) -> Callable[[], Awaitable[None]]:
             await lm.forget()
 
     return forget
+
+
+def admission_policy(config: EngineConfig) -> Policy:
+    """How background calls share the language model with users. A server elsewhere stops a call that is cancelled, and
+    keeps what it has read of its prompt; a model in this process finishes its step first, and calls stay."""
+    slots = config.lm.slots
+    is_remote = choose_lm(config)[0] == "remote"
+    return Policy(config.runtime.max_background, preempts=is_remote, slots=slots, reserved=max(1, slots // 8))
+
+
+def load_watch(config: EngineConfig, admission: Admission) -> LoadWatch | None:
+    """What tells admission of a model server's load; None for a model in this process."""
+    if choose_lm(config)[0] != "remote":
+        return None
+    url = config.lm.url or config.upstream.url
+    return LoadWatch(url, admission.heard, lambda: bool(admission.num_waiting or admission.num_background))
 
 
 def pipeline(

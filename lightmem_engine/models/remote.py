@@ -45,6 +45,7 @@ class RemoteModel:
         max_concurrency: int = 64,
         send_priority: bool = False,
         template_options: Mapping[str, Any] | None = None,
+        verify_tls: bool = True,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"lm.url must begin with http:// or https://, got {url!r}")
@@ -59,6 +60,7 @@ class RemoteModel:
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_seconds, connect=min(10.0, timeout_seconds), pool=None),
             limits=httpx.Limits(max_connections=None),
+            verify=verify_tls,
         )
 
     async def generate(self, prompts: Sequence[Prompt], *, sampling: Sampling, priority: Priority) -> list[Completion]:

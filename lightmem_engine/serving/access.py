@@ -60,7 +60,7 @@ def caller_of(request: Request) -> Caller:
 def _of_socket(scope: MutableMapping[str, Any]) -> Caller | None:
     """Who can open the owner's socket owns the directory; its listener notes for which tenant a request speaks."""
     state = scope.get("state", {})
-    return Caller(str(state["tenant"])) if state.get("trusted") else None
+    return _known(scope) if state.get("trusted") else None
 
 
 def _known(scope: MutableMapping[str, Any]) -> Caller:

@@ -1,12 +1,13 @@
-"""Who answers a chat: the seam between memory and the model."""
+"""What a chat goes between: the memory of its turns, and whoever answers."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lightmem_engine.types import CacheOwner
+from lightmem_engine.types import OpenTurn, Scope, TurnOptions
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -42,24 +43,33 @@ class Answer:
     foreign: bool = field(default=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Caches:
-    """Who may share KV caches of a prompt, and what a kept one belongs to."""
+class Turns(Protocol):
+    """The three calls of `Engine` that a chat needs."""
 
-    salt: str = field(repr=False)
-    owner: CacheOwner | None = None
+    async def open_turn(
+        self, scope: Scope | None, messages: Sequence[Mapping[str, Any]], options: TurnOptions
+    ) -> OpenTurn:
+        """See `Engine.open_turn`."""
+        ...
+
+    async def close_turn(
+        self, turn_id: str, reply: str, status: str, *, tool_calls: Sequence[Mapping[str, Any]] | None = None
+    ) -> bool:
+        """See `Engine.close_turn`."""
+        ...
+
+    def foreground(self) -> AbstractAsyncContextManager[None]:
+        """See `Engine.foreground`."""
+        ...
 
 
 class Backend(Protocol):
     """A model behind OpenAI's wire format."""
 
-    async def begin(
-        self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None, caches: Caches | None = None
-    ) -> Answer:
+    async def begin(self, request: ChatRequest, turn: OpenTurn | None) -> Answer:
         """Begin to answer. Raises `LightMemError` while there is nothing to send yet.
 
-        messages: what memory made of the request's; None sends the request on exactly as it came.   caches: None: of
-        nobody in particular.
+        turn: what memory made of the request; None sends it on exactly as it came.
         """
         ...
 

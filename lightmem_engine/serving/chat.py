@@ -15,10 +15,9 @@ from typing import Any
 
 from starlette.types import Message, Send
 
-from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import InvalidInput, LightMemError
 from lightmem_engine.runtime.complain import complain
-from lightmem_engine.serving.backends import Answer, Backend, Caches, ChatRequest
+from lightmem_engine.serving.backends import Answer, Backend, ChatRequest, Turns
 from lightmem_engine.serving.connection import uninterrupted
 from lightmem_engine.serving.errors import UpstreamUnreachable, shape
 from lightmem_engine.serving.gateway import send_through
@@ -38,7 +37,7 @@ class ChatExchange:
     """One request to `/v1/chat/completions` and its answer; `run` once."""
 
     def __init__(
-        self, engine: LocalEngine, backend: Backend, metrics: Metrics, request: ChatRequest, identity: Identity | None
+        self, engine: Turns, backend: Backend, metrics: Metrics, request: ChatRequest, identity: Identity | None
     ) -> None:
         self._engine = engine
         self._backend = backend
@@ -59,7 +58,7 @@ class ChatExchange:
         async with self._engine.foreground():
             if self._identity is None:
                 with span("backend"):
-                    answer = await self._backend.begin(self._request, None, Caches(f"tenant {self._request.tenant}"))
+                    answer = await self._backend.begin(self._request, None)
                     if answer.foreign:
                         mark_foreign()
                     await send_through(answer, timed)
@@ -71,7 +70,7 @@ class ChatExchange:
         turn = self._turn = await self._open(identity)
         try:
             with span("backend"):
-                answer = await self._backend.begin(self._request, turn.messages, Caches(turn.salt, turn.owner))
+                answer = await self._backend.begin(self._request, turn)
                 try:
                     await (self._stream if answer.is_stream else self._whole)(answer, send)
                 finally:

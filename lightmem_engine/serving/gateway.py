@@ -32,27 +32,31 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})["route"] = "upstream"
-        upload = _Upload(receive)
-        await while_connected(upload.rest, send, lambda noting: self._pass_on(scope, upload, noting))
+        await pass_through(self._upstream, scope, receive, send)
 
-    async def _pass_on(self, scope: Scope, upload: _Upload, send: Send) -> None:
-        names = {name for name, _ in scope["headers"]}
-        has_body = bool(names & {b"content-length", b"transfer-encoding"})
-        if not has_body:
-            upload.finish()
-        query = scope["query_string"]
-        target = scope["raw_path"] + (b"?" + query if query else b"")
-        try:
-            response = await self._upstream.send(
-                scope["method"], target, scope["headers"], upload.pieces() if has_body else None
-            )
-        except (LightMemError, HTTPException) as error:
-            await errors.answer(error)(scope, upload.rest, send)
-            return
-        finally:
-            upload.finish()
-        scope["state"]["foreign"] = True
-        await send_through(self._upstream.answer(response), send)
+
+async def pass_through(upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
+    """Hand a request on and its answer back, as long as the client is there."""
+    upload = _Upload(receive)
+    await while_connected(upload.rest, send, lambda noting: _pass_on(upstream, scope, upload, noting))
+
+
+async def _pass_on(upstream: Upstream, scope: Scope, upload: _Upload, send: Send) -> None:
+    names = {name for name, _ in scope["headers"]}
+    has_body = bool(names & {b"content-length", b"transfer-encoding"})
+    if not has_body:
+        upload.finish()
+    query = scope["query_string"]
+    target = scope["raw_path"] + (b"?" + query if query else b"")
+    try:
+        response = await upstream.send(scope["method"], target, scope["headers"], upload.pieces() if has_body else None)
+    except (LightMemError, HTTPException) as error:
+        await errors.answer(error)(scope, upload.rest, send)
+        return
+    finally:
+        upload.finish()
+    scope.setdefault("state", {})["foreign"] = True
+    await send_through(upstream.answer(response), send)
 
 
 async def send_through(answer: Answer, send: Send) -> None:

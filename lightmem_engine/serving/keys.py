@@ -67,6 +67,25 @@ class KeyRing:
         return found
 
 
+def clear_keys(path: str) -> list[str]:
+    """The keys themselves, for a server that compares them itself; none for an empty path.
+
+    Raises `ConfigError` if the file is wrong, or knows a key by its digest alone.
+    """
+    if not path:
+        return []
+    file = Path(path).expanduser()
+    _read(file)
+    rows = tomllib.loads(file.read_text("utf-8"))["keys"]
+    hidden = [str(number) for number, row in enumerate(rows, 1) if "key" not in row]
+    if hidden:
+        raise ConfigError(
+            f"identity.keys: {file}: vLLM checks keys itself and must know them; of key {', '.join(hidden)} there is "
+            "only the sha256"
+        )
+    return [row["key"] for row in rows]
+
+
 def _read(path: Path) -> tuple[tuple[bytes, Caller], ...]:
     try:
         tree = tomllib.loads(path.read_text("utf-8"))

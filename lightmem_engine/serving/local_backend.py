@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from lightmem_engine.errors import LightMemError, NotFound
 from lightmem_engine.models.tool_calls import OutputParser, Piece, Spoken, ToolCall, parse_call
-from lightmem_engine.serving.backends import Answer, Caches, ChatRequest
+from lightmem_engine.serving.backends import Answer, ChatRequest
 from lightmem_engine.serving.errors import shape
 from lightmem_engine.serving.local_request import Ask, read_ask
 from lightmem_engine.serving.sse import DONE, compact, event_of
-from lightmem_engine.types import Delta, FinishReason, Prompt, Sampling, TokenLogprob, Usage
+from lightmem_engine.types import Delta, FinishReason, OpenTurn, Prompt, Sampling, TokenLogprob, Usage
 
 Asking = Callable[[Prompt, Sampling], AsyncGenerator[Delta, None]]
 STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -30,14 +30,11 @@ class LocalBackend:
         self._name = name
         self._answer = answer
 
-    async def begin(
-        self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None, caches: Caches | None = None
-    ) -> Answer:
+    async def begin(self, request: ChatRequest, turn: OpenTurn | None) -> Answer:
         """Raises what the model raises before its first token."""
-        ask = read_ask(request.body, messages)
-        if caches is not None:
-            prompt = dataclasses.replace(ask.prompt, salt=caches.salt, owner=caches.owner)
-            ask = dataclasses.replace(ask, prompt=prompt)
+        ask = read_ask(request.body, None if turn is None else turn.messages)
+        salt, owner = (f"tenant {request.tenant}", None) if turn is None else (turn.salt, turn.owner)
+        ask = dataclasses.replace(ask, prompt=dataclasses.replace(ask.prompt, salt=salt, owner=owner))
         if ask.model not in (None, "", self._name):
             raise NotFound(f"the model {ask.model!r} does not exist; this server serves {self._name!r}")
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._name}

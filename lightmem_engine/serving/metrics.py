@@ -17,14 +17,17 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Metrics:
     """Everything one server counts. Belongs to one event loop."""
 
-    def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        """registry: where to list what this process counts, if the engine is another's; the engine's own numbers are
+        then not listed."""
+        self._registry = own = CollectorRegistry()
+        registry = registry or own
 
         def counter(name: str, help: str, *labels: str) -> Counter:
             return Counter(f"lightmem:{name}", help, labels, registry=registry)
 
         def gauge(name: str, help: str, *labels: str) -> Gauge:
-            return Gauge(f"lightmem:{name}", help, labels, registry=registry)
+            return Gauge(f"lightmem:{name}", help, labels, registry=own)
 
         def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"lightmem:{name}", help, buckets=buckets, registry=registry)

@@ -15,7 +15,7 @@ from lightmem_engine.serving.backends import Backend, ChatRequest
 from lightmem_engine.serving.body import parse_object
 from lightmem_engine.serving.chat import ChatExchange
 from lightmem_engine.serving.connection import while_connected
-from lightmem_engine.serving.identity import Trust, read_identity
+from lightmem_engine.serving.identity import Identity, Trust, read_identity
 from lightmem_engine.serving.local_request import ChatBody
 from lightmem_engine.serving.metrics import Metrics
 from lightmem_engine.serving.reply import read_object
@@ -68,26 +68,34 @@ def add_chat_routes(app: FastAPI, backend: Backend, metrics: Metrics, trust: Tru
 
     @app.post("/v1/chat/completions", response_model=None, openapi_extra=_CHAT_DOCS)
     async def chat(request: Request) -> Response:
-        raw = await request.body()
-        headers = dict(request.headers.raw)
-        tenant = tenant_of(request)
-        body: dict[str, Any] | None
-        try:
-            body = parse_object(raw, request.headers.get("content-type", ""))
-        except InvalidInput:
-            # What names nobody is the model server's to judge, however odd it is.
-            if not gateway or read_identity(headers, read_object(raw), trust, tenant) is not None:
-                raise
-            body = None
-        identity = read_identity(headers, body or {}, trust, tenant)
-        if identity is not None and not isinstance((body or {}).get("messages"), list):
-            raise InvalidInput("messages must be a list")
-        query, id = request.scope["query_string"], request.state.request_id
-        asked = ChatRequest(raw, body, request.headers.raw, query, id, tenant)
-        return _ChatResponse(ChatExchange(engine_of(request), backend, metrics, asked, identity))
+        asked, identity = await read_chat(request, tenant_of(request), trust, gateway=gateway)
+        return ChatResponse(ChatExchange(engine_of(request), backend, metrics, asked, identity))
 
 
-class _ChatResponse(Response):
+async def read_chat(
+    request: Request, tenant: str, trust: Trust, *, gateway: bool
+) -> tuple[ChatRequest, Identity | None]:
+    """A chat request, and whose memory it means. Raises `InvalidInput`.
+
+    gateway: what names nobody is the model server's to judge, however odd it is.
+    """
+    raw = await request.body()
+    headers = dict(request.headers.raw)
+    body: dict[str, Any] | None
+    try:
+        body = parse_object(raw, request.headers.get("content-type", ""))
+    except InvalidInput:
+        if not gateway or read_identity(headers, read_object(raw), trust, tenant) is not None:
+            raise
+        body = None
+    identity = read_identity(headers, body or {}, trust, tenant)
+    if identity is not None and not isinstance((body or {}).get("messages"), list):
+        raise InvalidInput("messages must be a list")
+    identifier = request.state.request_id
+    return ChatRequest(raw, body, request.headers.raw, request.scope["query_string"], identifier, tenant), identity
+
+
+class ChatResponse(Response):
     """Runs the exchange when the server is ready for its answer, as long as the client is there."""
 
     def __init__(self, exchange: ChatExchange) -> None:

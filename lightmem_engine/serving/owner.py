@@ -1,6 +1,7 @@
 """The owner's socket: `<data-dir>/engine.sock`, where other processes of this user reach the engine.
 
-Who can open the socket owns the directory, so every request on it is an admin's, and names its tenant in a header.
+Who can open the socket owns the directory, so a request on it is an admin's unless it says otherwise, and names its
+tenant in a header.
 Chat turns of other processes are served here and nowhere else.
 """
 
@@ -26,7 +27,7 @@ from lightmem_engine.serving import errors
 from lightmem_engine.serving.keys import Caller
 from lightmem_engine.serving.kv_owner_routes import add_kv_owner_routes
 from lightmem_engine.serving.turn_routes import TURN_PATHS, add_turn_routes
-from lightmem_engine.wire import TENANT_HEADER
+from lightmem_engine.wire import ADMIN_HEADER, TENANT_HEADER
 from lightmem_engine.wire_kv import KV_PATHS
 
 SOCKET_NAME = "engine.sock"
@@ -58,7 +59,7 @@ async def owner_socket(app: ASGIApp, engine: LocalEngine) -> AsyncIterator[None]
 class OwnerApp:
     """ASGI: the server's application plus the turn routes, with every request marked as the owner's own.
 
-    `scope["state"]` says `trusted`, `tenant` and `caller`.
+    `scope["state"]` says `trusted` and `caller`.
     """
 
     def __init__(self, app: ASGIApp, engine: LocalEngine) -> None:
@@ -74,9 +75,10 @@ class OwnerApp:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        header = dict(scope["headers"]).get(TENANT_HEADER.encode(), b"")
-        tenant = unquote(header.decode("latin-1")) or "default"
-        marks = {"trusted": True, "tenant": tenant, "caller": Caller(tenant)}
+        headers = dict(scope["headers"])
+        tenant = unquote(headers.get(TENANT_HEADER.encode(), b"").decode("latin-1")) or "default"
+        caller = Caller(tenant, admin=headers.get(ADMIN_HEADER.encode()) != b"0")
+        marks = {"trusted": True, "caller": caller}
         marked = {**scope, "state": {**scope.get("state", {}), **marks}}
         await (self._turns if scope["path"] in TURN_PATHS | KV_PATHS else self._app)(marked, receive, send)
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
 from lightmem_engine.errors import ConfigError, Overloaded
-from lightmem_engine.serving.backends import Answer, Caches, ChatRequest, RawHeaders
+from lightmem_engine.serving.backends import Answer, ChatRequest, RawHeaders
 from lightmem_engine.serving.errors import UpstreamTimeout, UpstreamUnreachable
+from lightmem_engine.types import OpenTurn
 
 CHECK_SECONDS = 5.0
 KEEPALIVE_SECONDS = 2.0  # below what servers keep: a connection that they are just closing would fail a request
@@ -52,8 +52,13 @@ class Target:
 class Upstream:
     """Connections to one OpenAI-compatible server; the chat `Backend` of the gateway."""
 
-    def __init__(self, target: Target, count_error: Callable[[str], None]) -> None:
-        """count_error: told the kind of each failure. Raises `ConfigError` for an address that is none."""
+    def __init__(
+        self, target: Target, count_error: Callable[[str], None], transport: httpx.AsyncHTTPTransport | None = None
+    ) -> None:
+        """count_error: told the kind of each failure.   transport: instead of connections over the network.
+
+        Raises `ConfigError` for an address that is none.
+        """
         try:
             base = httpx.URL(target.url.rstrip("/").removesuffix("/v1").rstrip("/"))
         except httpx.InvalidURL as error:
@@ -68,21 +73,18 @@ class Upstream:
             target.read_seconds, connect=target.connect_seconds, pool=target.connect_seconds
         ).as_dict()
         # The transport alone: a client would add headers, follow redirects and keep other people's cookies.
-        self._transport = httpx.AsyncHTTPTransport(
+        self._transport = transport or httpx.AsyncHTTPTransport(
             limits=httpx.Limits(max_connections=target.max_connections, keepalive_expiry=KEEPALIVE_SECONDS)
         )
 
-    async def begin(
-        self, request: ChatRequest, messages: Sequence[Mapping[str, Any]] | None, caches: Caches | None = None
-    ) -> Answer:
-        """See `Backend`; what caches the other server keeps is its own affair. With `messages`, the `memory` object
-        and our headers stay here."""
+    async def begin(self, request: ChatRequest, turn: OpenTurn | None) -> Answer:
+        """See `Backend`. With a turn, the `memory` object and our headers stay here."""
         target = b"/v1/chat/completions" + (b"?" + request.query if request.query else b"")
-        if messages is None:
+        if turn is None:
             response = await self.send("POST", target, request.headers, request.raw)
             return self.answer(response)
         body = {key: value for key, value in (request.body or {}).items() if key != "memory"}
-        body["messages"] = [dict(message) for message in messages]
+        body["messages"] = [dict(message) for message in turn.messages]
         headers = [
             (name, value)
             for name, value in request.headers

@@ -206,7 +206,8 @@ def _event(cache: torch.Tensor) -> Any:
     """What a copy from another thread must come after: what the device has been given so far."""
     if cache.device.type != "cuda":
         return None
-    event = torch.cuda.Event()
+    cuda: Any = torch.cuda  # its events and streams are not typed
+    event = cuda.Event()
     event.record()
     return event
 
@@ -215,7 +216,8 @@ class _side_stream:
     """On CUDA: a stream of its own behind `ready`, finished when the context ends. Elsewhere nothing."""
 
     def __init__(self, cache: torch.Tensor, ready: Any) -> None:
-        self._stream = torch.cuda.Stream(cache.device) if ready is not None else None
+        cuda: Any = torch.cuda
+        self._stream = cuda.Stream(cache.device) if ready is not None else None
         self._ready = ready
         self._context: Any = None
 

@@ -10,7 +10,7 @@ import torch
 from lightmem_kernels import Mode, library, reference, segment_attention, similarity_topk, triton_attention
 from tests.kernels.test_segment_attention import packed
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # of ||found - truth|| / ||truth||
 MODES: tuple[Mode, ...] = ("matrix", "adjacent", "received")

@@ -18,6 +18,7 @@ from lightmem_engine.errors import ConfigError
 from lightmem_engine.loading import load_encoders
 from lightmem_engine.models import qwen_run
 from lightmem_engine.models.chat_template import render
+from lightmem_engine.models.decoding import TextStream
 from lightmem_engine.models.qwen import QwenModel
 from lightmem_engine.models.served_attention import Reader, ServedAttention, ServedClassifier
 from lightmem_engine.models.stub_encoder import StubClassifier
@@ -99,13 +100,13 @@ def test_rows_equal_an_eager_forward(folder: Path, chunk: int, monkeypatch: pyte
     monkeypatch.setattr(qwen_run, "_PREFILL_TOKENS", chunk)
     served = ServedAttention()
     written: list[int] = []
-    push = qwen_run.TextStream.push
+    push = TextStream.push
 
     def overhear(self: Any, token: int) -> str:
         written.append(token)
         return push(self, token)
 
-    monkeypatch.setattr(qwen_run.TextStream, "push", overhear)
+    monkeypatch.setattr(TextStream, "push", overhear)
     (reply,) = asyncio.run(answers(folder, [TALK], served, 0))
     turns = [TALK[1]["content"], TALK[2]["content"], QUESTION, reply]
     assert len(written) == 9

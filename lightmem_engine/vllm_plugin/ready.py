@@ -1,0 +1,42 @@
+"""`/health/ready` under vLLM: whether the owner and the model both answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from lightmem_engine.client import EngineClient
+from lightmem_engine.errors import LightMemError
+from lightmem_engine.types import Scope
+
+SECONDS = 5.0
+_NOBODY = Scope(user="-")
+
+
+async def readiness(client: EngineClient, model: Any) -> JSONResponse:
+    """200 if both answer, else 503; with the checks. model: vLLM's engine client."""
+    engine, served = await asyncio.gather(_engine(client), _model(model))
+    checks = {"engine": engine, "model": served}
+    well = all(checks.values())
+    return JSONResponse({"ready": well, "checks": checks}, 200 if well else 503)
+
+
+async def _engine(client: EngineClient) -> bool:
+    try:
+        async with asyncio.timeout(SECONDS):
+            await client.stats(_NOBODY)
+    except (LightMemError, TimeoutError):
+        return False
+    return True
+
+
+async def _model(model: Any) -> bool:
+    """vLLM says that its engine is dead by an exception of its own, which has no name that all releases share."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            await model.check_health()
+    except Exception:  # noqa: BLE001 - whatever it is, the model does not answer
+        return False
+    return True

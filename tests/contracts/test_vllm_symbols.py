@@ -1,0 +1,73 @@
+"""What the plugin leans on is where this vLLM has it. One process imports vLLM for all of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightmem_engine.vllm_plugin import compat
+from tests.support.vllm_server import HAS_VLLM, NO_VLLM, environment
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)]
+
+LOOK = """
+import inspect, json, sys
+from lightmem_engine.vllm_plugin import compat
+
+found = {}
+for name in compat.SYMBOLS:
+    try:
+        found[name] = repr(compat.symbol(name))
+    except Exception as error:
+        found[name] = f"missing: {error}"
+serve = compat.symbol("ServeSubcommand")
+plugin = compat.symbol("EndpointPlugin")
+taken = lambda of, *names: {name: list(inspect.signature(getattr(of, name)).parameters) for name in names}
+found["serve"] = taken(serve, "cmd", "validate", "subparser_init")
+found["plugin"] = taken(plugin, "attach_router", "init_state")
+parser = compat.argument_parser("x")
+sub = parser.add_subparsers(dest="subparser")
+args = vars(serve().subparser_init(sub).parse_args(["model"]))
+found["args"] = sorted(args)
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+found["fields"] = sorted(ChatCompletionRequest.model_fields)
+json.dump(found, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    env = environment(tmp_path_factory.mktemp("registration"))
+    done = subprocess.run([sys.executable, "-c", LOOK], env=env, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    return result
+
+
+@pytest.mark.parametrize("name", compat.SYMBOLS)
+def test_the_symbol_is_there(found: dict[str, Any], name: str) -> None:
+    assert not found[name].startswith("missing"), found[name]
+
+
+def test_the_serve_command_and_the_plugin_have_the_shape_we_call(found: dict[str, Any]) -> None:
+    assert found["serve"] == {"cmd": ["args"], "validate": ["self", "args"], "subparser_init": ["self", "subparsers"]}
+    assert found["plugin"]["attach_router"] == ["self", "app"]
+    assert found["plugin"]["init_state"] == ["self", "engine_client", "state", "args"]
+
+
+def test_the_options_and_fields_that_we_set_exist(found: dict[str, Any]) -> None:
+    options = {"host", "port", "api_key", "scheduling_policy", "prefix_caching_hash_algo", "gpu_memory_utilization"}
+    options |= {"api_server_count", "headless", "ssl_certfile", "ssl_cert_reqs", "uds", "kv_transfer_config"}
+    assert options <= {*found["args"]}
+    assert {"messages", "priority", "cache_salt", "kv_transfer_params"} <= {*found["fields"]}
+
+
+def test_allowed_plugins_keep_everybodys(tmp_path: Path) -> None:
+    assert compat.allowed_plugins("a, b") == "a,b,lightmem"
+    assert compat.allowed_plugins("lightmem") == "lightmem"
+    assert "lightmem" in compat.allowed_plugins(None).split(",")
