@@ -2,7 +2,9 @@
 
     score = lexical / max                      words of the question, neighbours' words included
           + .8 * z(cosine) / 4                 meaning
-          + .7 * [said by the one person named], or 1 * [said by a person, not by the assistant] if nobody is named
+          + .3 * z(mean cosine) / 4            meaning of what was said around it, two turns to either side
+          + .3 * z(cosine of the turn before) / 4, if that is a question: this may be its answer
+          + .7 * [said by the one person named], or 1.5 * [said by a person, not by the assistant] if nobody is named
           + 1 * share of the named date's parts (year, month, day) that the entry's day agrees with
           - .1 * [ends with a question mark]   questions rarely hold answers
 
@@ -30,6 +32,7 @@ _ASSISTANT = ROLES.index("assistant")
 _CURRENT = [STATES.index("pending"), STATES.index("active")]
 _ENDED = [STATES.index("superseded"), STATES.index("expired"), STATES.index("archived")]
 _NEVER = np.iinfo(np.int64).max
+_REACH = 2  # neighbours on either side
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,10 @@ class Weights:
     """What each sign is worth; lexical search has weight 1."""
 
     dense: float = 0.8
+    around: float = 0.3
+    answer: float = 0.3
     named_speaker: float = 0.7
-    person: float = 1.0
+    person: float = 1.5
     date: float = 1.0
     question: float = 0.1
 
@@ -64,11 +69,27 @@ def fuse(
     if strategy != "embedding":
         total = total + words
     if strategy != "context" and cosine is not None:
-        meaning = _standardised(cosine, columns.live) / 4
-        total = total + weights.dense * np.where(np.isnan(meaning), words, meaning)
+        total = total + meaning_term(columns, cosine, words, weights)
     total = total + speaker_term(question, columns, weights)
     total = total + weights.date * date_term(question.dates, columns.day)
     return np.asarray(total - weights.question * columns.asks, np.float32)
+
+
+def meaning_term(
+    columns: Columns, cosine: Floats, words: npt.NDArray[np.floating], weights: Weights = DEFAULT_WEIGHTS
+) -> Floats:
+    """float32 [slots]; what a document means, what those around it mean, and whether it follows a question like this
+    one. A short turn says little alone, and an answer seldom repeats what it was asked.
+
+    words: float [slots]; stands in for the meaning of a document without a vector.
+    """
+    own = _standardised(cosine, columns.live) / 4
+    own = np.where(np.isnan(own), words, own)
+    around = _standardised(_mean_around(columns, cosine), columns.live) / 4
+    has_before = columns.before >= 0
+    asked = np.where(has_before & columns.asks[columns.before], own[columns.before], 0)
+    found = weights.dense * own + weights.around * np.where(np.isnan(around), words, around) + weights.answer * asked
+    return np.asarray(found, np.float32)
 
 
 def speaker_term(question: Question, columns: Columns, weights: Weights = DEFAULT_WEIGHTS) -> Floats:
@@ -119,6 +140,22 @@ def order(scores: Floats, eligible: Mask, limit: int) -> npt.NDArray[np.int64]:
         cut = np.partition(scores[slots], len(slots) - limit)[len(slots) - limit]
         slots = slots[scores[slots] >= cut]
     return slots[np.argsort(-scores[slots], kind="stable")][:limit]
+
+
+def _mean_around(columns: Columns, cosine: Floats) -> Floats:
+    """The mean cosine of each document and of those up to `_REACH` places away in its session; nan if none is known."""
+    known = ~np.isnan(cosine)
+    value = np.where(known, cosine, 0)
+    total, count = value.copy(), known.astype(np.float32)
+    for link in (columns.before, columns.after):
+        at = link
+        for step in range(_REACH):
+            there = at >= 0
+            total += np.where(there, value[at], 0)
+            count += there & known[at]
+            if step + 1 < _REACH:
+                at = np.where(there, link[at], -1)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), np.float32)
 
 
 def _standardised(values: Floats, live: Mask) -> Floats:

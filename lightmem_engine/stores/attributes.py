@@ -112,11 +112,13 @@ class Attributes:
         self._tags = [self._tags[i] for i in kept]
         self._metadata = [self._metadata[i] for i in kept]
 
-    def columns(self) -> Columns:
-        """Views of everything."""
+    def columns(self, before: Slots, after: Slots) -> Columns:
+        """Views of everything, with who is next to whom."""
         arrays = {name: column.values for name, column in self._columns.items()}
         return Columns(
             **arrays,
+            before=before,
+            after=after,
             refs=self._refs,
             tags=self._tags,
             metadata=self._metadata,

@@ -61,7 +61,7 @@ class UserIndex:
 
     def columns(self) -> Columns:
         """Attributes by slot; views, valid until the next `apply`."""
-        return self._attributes.columns()
+        return self._attributes.columns(*self._lexical.links)
 
     def lexical(self, terms: Sequence[str]) -> Floats:
         """float32 [slots]; BM25 of every document together with its neighbours, 0 for dead slots."""
@@ -85,12 +85,13 @@ class UserIndex:
 
     def check(self) -> None:
         """Raise `CorruptStore` if the parts contradict each other."""
-        live = set(np.flatnonzero(self._attributes.columns().live).tolist())
+        columns = self.columns()
+        live = set(np.flatnonzero(columns.live).tolist())
         if live != set(self._slots.values()) or len(self._slots) != len(live):
             raise CorruptStore("user index: keys and live slots disagree")
         if not len(self._texts) == len(self._attributes) == len(self._lexical):
             raise CorruptStore("user index: the parts differ in length")
-        if np.any(self._vectors.has(len(self._texts)) & ~self._attributes.columns().live):
+        if np.any(self._vectors.has(len(self._texts)) & ~columns.live):
             raise CorruptStore("user index: a removed document still has a vector")
         self._lexical.check()
         self._vectors.check()
@@ -108,7 +109,7 @@ class UserIndex:
 
     def _add(self, doc: IndexDoc, text: int, replaced: int) -> int:
         session = self._attributes.sessions.code(doc.session) if doc.session else -1
-        same_session = replaced >= 0 and session == self._attributes.columns().session[replaced]
+        same_session = replaced >= 0 and session == self.columns().session[replaced]
         slot = self._lexical.add(doc.text, session, doc.position, near=replaced if same_session else -1)
         if replaced >= 0:
             self._remove(replaced)
@@ -135,7 +136,7 @@ class UserIndex:
         self._attributes.remove(slot)
 
     def _compact(self) -> None:
-        live = self._attributes.columns().live
+        live = self.columns().live
         new_slot = np.where(live, np.cumsum(live) - 1, -1).astype(np.int32)
         self._lexical.compact(new_slot)
         self._vectors.compact(new_slot)

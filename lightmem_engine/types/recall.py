@@ -47,7 +47,8 @@ class Columns:
 
     Rows of removed documents remain, with `live` false. Times are milliseconds since 1970, `day` is
     `date.toordinal()` of the speaker's own day; a missing event time or recorded time is the smallest int64,
-    a missing `valid_to` the largest. `speaker` and `session` are places in `speakers` and `sessions`.
+    a missing `valid_to` the largest. `speaker` and `session` are places in `speakers` and `sessions`. `before` and
+    `after` are the slots of the documents next to each in its session, -1 where there is none.
     """
 
     live: npt.NDArray[np.bool_]
@@ -62,6 +63,8 @@ class Columns:
     session: npt.NDArray[np.int32]
     num_tokens: npt.NDArray[np.int32]  # of the indexed text
     asks: npt.NDArray[np.bool_]  # the text ends with a question mark
+    before: npt.NDArray[np.int32]
+    after: npt.NDArray[np.int32]
     refs: Sequence[str]
     tags: Sequence[tuple[str, ...]]
     metadata: Sequence[Mapping[str, Any]]
