@@ -49,7 +49,7 @@ def variants() -> dict[str, tuple[EngineConfig, Weights]]:
     found = {"default": (config, DEFAULT_WEIGHTS)}
     for strategy in ("embedding", "context"):
         found[f"{strategy} only"] = (replace(config, **{"search.index_strategy": strategy}), DEFAULT_WEIGHTS)
-    for term in ("named_speaker", "person", "date", "question"):
+    for term in ("around", "answer", "named_speaker", "person", "date", "question"):
         found[f"without {term}"] = (config, dataclasses.replace(DEFAULT_WEIGHTS, **{term: 0.0}))
     return found
 
