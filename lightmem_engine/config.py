@@ -148,8 +148,12 @@ class ExtractConfig:
 
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
-    index_strategy: Literal["embedding", "context", "hybrid"] = option(
-        "hybrid", "embedding: vectors; context: BM25 with neighbouring turns; hybrid: both"
+    index_strategy: Literal[
+        "embedding", "context", "graph", "embedding+context", "embedding+graph", "context+graph", "hybrid"
+    ] = option(
+        "hybrid",
+        "embedding: vectors; context: BM25 with neighbouring turns; graph: what was said around a memory, and a walk "
+        "from the names in the question; hybrid: all three",
     )
 
 

@@ -144,6 +144,10 @@ class SearchIndex(Protocol):
         """float32 [slots]; nan where a document has no vector yet."""
         ...
 
+    def graph(self, words: Sequence[str]) -> Floats:
+        """float32 [slots]; at most 1, how near a document is to the names among `mentions.words` of a text."""
+        ...
+
     def waiting(self) -> Sequence[IndexDoc]:
         """A bounded number of live documents without a vector, the newest of them, oldest first; long texts are cut.
         Only key, ref, speaker and text are filled in."""

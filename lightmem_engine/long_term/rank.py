@@ -2,10 +2,13 @@
 
     score = lexical / max                      words of the question, neighbours' words included
           + .8 * z(cosine) / 4                 meaning
-          + .3 * z(mean cosine) / 4            meaning of what was said around it, two turns to either side
-          + .3 * z(cosine of the turn before) / 4, if that is a question: this may be its answer
+          + .3 * z(mean cosine) / 4            graph: meaning of what was said around it, two turns to either side
+          + .3 * z(cosine of the turn before) / 4, if that is a question: this may be its answer; graph, too
+          + .15 * walk                         graph: how near it is to the things named; 3 * walk, if the question asks
+                                               what these have to do with each other
           + .7 * [said by the one person named], or 1.5 * [said by a person, not by the assistant] if nobody is named
-          + 1 * share of the named date's parts (year, month, day) that the entry's day agrees with
+          + 1 * share of the named date's parts (year, month, day) that the entry's day agrees with, or all of it
+                since or before that date
           - .1 * [ends with a question mark]   questions rarely hold answers
 
 One setting for all data; `bench/bench_recall.py` measures what each term contributes. Normalisation runs over all live
@@ -25,7 +28,8 @@ import numpy.typing as npt
 from lightmem_engine.long_term.query import DateMention, Question, is_anonymous
 from lightmem_engine.types import ROLES, STATES, Columns, Floats
 
-Strategy = Literal["embedding", "context", "hybrid"]
+Strategy = Literal["embedding", "context", "graph", "embedding+context", "embedding+graph", "context+graph", "hybrid"]
+Part = Literal["embedding", "context", "graph"]
 Mask = npt.NDArray[np.bool_]
 
 _ASSISTANT = ROLES.index("assistant")
@@ -42,6 +46,8 @@ class Weights:
     dense: float = 0.8
     around: float = 0.3
     answer: float = 0.3
+    walk: float = 0.15
+    link: float = 3.0
     named_speaker: float = 0.7
     person: float = 1.5
     date: float = 1.0
@@ -51,6 +57,16 @@ class Weights:
 DEFAULT_WEIGHTS = Weights()
 
 
+def has(strategy: Strategy, part: Part) -> bool:
+    """Whether a strategy goes by this; `hybrid` goes by everything."""
+    return strategy == "hybrid" or part in strategy.split("+")
+
+
+def needs_vector(strategy: Strategy) -> bool:
+    """Whether the question must be embedded: the graph, too, spreads meaning."""
+    return strategy != "context"
+
+
 def fuse(
     question: Question,
     columns: Columns,
@@ -58,37 +74,46 @@ def fuse(
     cosine: Floats | None,
     strategy: Strategy = "hybrid",
     weights: Weights = DEFAULT_WEIGHTS,
+    walk: Floats | None = None,
 ) -> Floats:
     """float32 [slots]; the score of every document. Dead slots have one too: mask them.
 
-    lexical, cosine: as `SearchIndex` gives them; None where not needed. A document without a vector yet is taken to
-        mean as much as its words say, in every strategy.
+    lexical, cosine, walk: as `SearchIndex` gives them; None where not needed. A document without a vector yet is taken
+        to mean as much as its words say, in every strategy.
     """
     total: npt.NDArray[np.floating] = np.zeros(len(columns.live), np.float32)
     words = total if lexical is None else lexical / max(float(lexical.max(initial=0.0)), 1e-9)
-    if strategy != "embedding":
+    if has(strategy, "context"):
         total = total + words
-    if strategy != "context" and cosine is not None:
-        total = total + meaning_term(columns, cosine, words, weights)
+    if cosine is not None:
+        total = total + meaning_term(columns, cosine, words, strategy, weights)
+    if walk is not None:
+        total = total + (weights.link if question.asks_link else weights.walk) * walk
     total = total + speaker_term(question, columns, weights)
     total = total + weights.date * date_term(question.dates, columns.day)
     return np.asarray(total - weights.question * columns.asks, np.float32)
 
 
 def meaning_term(
-    columns: Columns, cosine: Floats, words: npt.NDArray[np.floating], weights: Weights = DEFAULT_WEIGHTS
+    columns: Columns,
+    cosine: Floats,
+    words: npt.NDArray[np.floating],
+    strategy: Strategy = "hybrid",
+    weights: Weights = DEFAULT_WEIGHTS,
 ) -> Floats:
-    """float32 [slots]; what a document means, what those around it mean, and whether it follows a question like this
-    one. A short turn says little alone, and an answer seldom repeats what it was asked.
+    """float32 [slots]; what a document means and, in the graph, what those around it mean, and whether it follows a
+    question like this one. A short turn says little alone, and an answer seldom repeats what it was asked.
 
     words: float [slots]; stands in for the meaning of a document without a vector.
     """
     own = _standardised(cosine, columns.live) / 4
     own = np.where(np.isnan(own), words, own)
-    around = _standardised(_mean_around(columns, cosine), columns.live) / 4
-    has_before = columns.before >= 0
-    asked = np.where(has_before & columns.asks[columns.before], own[columns.before], 0)
-    found = weights.dense * own + weights.around * np.where(np.isnan(around), words, around) + weights.answer * asked
+    found = weights.dense * own if has(strategy, "embedding") else np.zeros_like(own)
+    if has(strategy, "graph"):
+        around = _standardised(_mean_around(columns, cosine), columns.live) / 4
+        has_before = columns.before >= 0
+        asked = np.where(has_before & columns.asks[columns.before], own[columns.before], 0)
+        found = found + weights.around * np.where(np.isnan(around), words, around) + weights.answer * asked
     return np.asarray(found, np.float32)
 
 
@@ -106,14 +131,20 @@ def speaker_term(question: Question, columns: Columns, weights: Weights = DEFAUL
 
 
 def date_term(dates: Sequence[DateMention], days: npt.NDArray[np.int32]) -> Floats:
-    """float32 [slots]; the share of a date's given parts that each day agrees with, the best of all dates."""
+    """float32 [slots]; the share of a date's given parts that each day agrees with, the best of all dates. Of a date
+    since or before which something was, 1 for all such days."""
     best = np.zeros(len(days), np.float32)
     if not dates or not len(days):
         return best
     distinct, place = np.unique(days, return_inverse=True)
     calendar = [dt.date.fromordinal(int(day)) if day > 0 else None for day in distinct]
     for mention in dates:
-        share = np.array([_agreement(mention, day) for day in calendar], np.float32)
+        edge = None if mention.bound == "on" else _first_day(mention, calendar[-1])
+        if edge is None:
+            share = np.array([_agreement(mention, day) for day in calendar], np.float32)
+        else:
+            since = mention.bound == "since"
+            share = np.array([day is not None and (day >= edge) == since for day in calendar], np.float32)
         best = np.maximum(best, share[place])
     return best
 
@@ -163,6 +194,20 @@ def _standardised(values: Floats, live: Mask) -> Floats:
     if not len(known):
         return np.full_like(values, np.nan)
     return np.asarray((values - known.mean()) / (known.std() + 1e-6), np.float32)
+
+
+def _first_day(mention: DateMention, newest: dt.date | None) -> dt.date | None:
+    """The day with which a date begins; without a year the last one such that is not after the newest memory."""
+    month, day = mention.month or 1, mention.day or 1
+    latest = newest.year if newest is not None else 0
+    for year in (latest, latest - 1) if mention.year is None else (mention.year,):
+        try:
+            first = dt.date(year, month, day)
+        except ValueError:  # 30 February, or no memory has a day
+            continue
+        if mention.year is not None or (newest is not None and first <= newest):
+            return first
+    return None
 
 
 def _agreement(mention: DateMention, day: dt.date | None) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from lightmem_engine.stores import runs, sleep_notes, work
+from lightmem_engine.stores import edges, runs, sleep_notes, work
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import select_in, to_blob, to_ms
 from lightmem_engine.types import Decision, Scope, SleepNote, State, Usage, Vector
@@ -86,6 +86,7 @@ def apply(
         rejected=rejected,
         stale=stale,
     )
+    edges.write(connection, writer.changed)
     record_changes(connection, scope, "entry", writer.changed)
     return Applied(applied, rejected, stale, is_whole=not writer.gone)
 

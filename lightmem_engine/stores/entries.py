@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from lightmem_engine.mentions import edges_of, names_of
+from lightmem_engine.stores import edges
+from lightmem_engine.stores.edges import EDITED, LATEST, said
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import from_blob, from_ms, offset_of, select_in, to_blob, to_json, to_ms
 from lightmem_engine.types import EntryDraft, Hit, IndexDoc, Scope, Vector
@@ -20,9 +23,6 @@ _ENTRY = (
 )
 # The key of a pending stretch: message sequence and first character.
 _PLACE = re.compile(r"m\d+\.\d+")
-_LATEST = "e.version = (SELECT max(version) FROM entry l WHERE l.id = e.id)"
-# Whether a version says something else than the first one, which the words of the message stand for.
-EDITED = "e.version > 1 AND e.text <> (SELECT f.text FROM entry f WHERE f.id = e.id AND f.version = 1)"
 PENDING = (
     "NOT EXISTS (SELECT 1 FROM sensed s JOIN segment g ON g.id = s.segment WHERE s.message = m.seq "
     "AND g.state = 'extracted') AND m.role IN ('user', 'assistant') AND m.superseded_ms IS NULL"
@@ -66,6 +66,7 @@ def insert(
             [(id, source.message_seq, source.start, source.end) for source in draft.sources],
         )
         connection.execute("INSERT INTO vector VALUES (?, 1, ?, ?)", (id, embed_model, to_blob(vector)))
+    edges.write(connection, ids)
     record_changes(connection, scope, "entry", ids)
     return ids
 
@@ -107,12 +108,12 @@ def hydrate(connection: sqlite3.Connection, scope: Scope, refs: Iterable[str]) -
     sql = (
         "SELECT s.entry, m.id FROM entry_source s JOIN entry e ON e.id = s.entry AND e.version = s.version "
         "JOIN message m ON m.seq = s.message "
-        f"WHERE e.tenant = ? AND e.user = ? AND e.id IN ({{in}}) AND {_LATEST} ORDER BY s.entry, m.seq"
+        f"WHERE e.tenant = ? AND e.user = ? AND e.id IN ({{in}}) AND {LATEST} ORDER BY s.entry, m.seq"
     )
     for entry, message_id in select_in(connection, sql, refs, *key):
         if message_id not in sources.setdefault(entry, []):
             sources[entry].append(message_id)
-    sql = f"SELECT {_ENTRY} FROM entry e WHERE e.tenant = ? AND e.user = ? AND e.id IN ({{in}}) AND {_LATEST}"
+    sql = f"SELECT {_ENTRY} FROM entry e WHERE e.tenant = ? AND e.user = ? AND e.id IN ({{in}}) AND {LATEST}"
     for id, kind, text, valid_from, offset_s, _, recorded_at, state, _, speaker, *_ in select_in(
         connection, sql, refs, *key
     ):
@@ -145,11 +146,6 @@ def _pending_hits(connection: sqlite3.Connection, scope: Scope, keys: list[str])
     return hits
 
 
-def said(speaker: str, text: str) -> str:
-    """The words of a turn entry, without the speaker in front."""
-    return text.removeprefix(f"{speaker}: ")
-
-
 def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] | None) -> list[IndexDoc]:
     """Docs of messages that no entry stands for yet: whole before the sensory stage, in pieces after it."""
     columns = (
@@ -174,7 +170,8 @@ def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] 
                 position=(seq, begin),
                 role=role,
                 speaker=speaker,
-                text=content if start is None else content[start:end],
+                text=(words := content if start is None else content[start:end]),
+                names=names_of(speaker, edges_of(speaker, words, {})),
                 vector=None if blob is None else from_blob(blob),
                 event_time=from_ms(event_ms, offset_s),
                 recorded_at=from_ms(recorded_ms),
@@ -192,7 +189,7 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
         f"SELECT {columns} FROM entry e JOIN vector v ON v.entry = e.id AND v.version = e.version "
         # Its place is that of its first version: later ones may rest on the messages of others, too.
         "JOIN entry_source s ON s.entry = e.id AND s.version = 1 JOIN message m ON m.seq = s.message "
-        f"WHERE e.tenant = ? AND e.user = ? AND {_LATEST}"
+        f"WHERE e.tenant = ? AND e.user = ? AND {LATEST}"
     )
     key = (scope.tenant, scope.user)
     rows: list[Any]
@@ -200,6 +197,7 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
         rows = connection.execute(sql, key).fetchall()
     else:
         rows = select_in(connection, f"{sql} AND e.id IN ({{in}})", ids, *key)
+    names = edges.names(connection, scope, ids)
     docs: dict[str, IndexDoc] = {}
     for row in sorted(rows, key=lambda row: (row[0], row[14], row[15])):
         id, kind, text, valid_from, offset_s, valid_to, recorded_at, state, session, speaker, role = row[:11]
@@ -224,6 +222,7 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
             recorded_at=from_ms(recorded_at),
             tags=tuple(json.loads(tags)),
             metadata=json.loads(metadata),
+            names=names.get(id, ()),
         )
     return list(docs.values())
 

@@ -6,7 +6,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
-from lightmem_engine.stores.entries import EDITED, said
+from lightmem_engine.stores.edges import EDITED, said
 from lightmem_engine.stores.rows import from_blob, from_ms
 from lightmem_engine.types import Decision, Scope, SleepNote
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightmem_engine.errors import CorruptStore
 from lightmem_engine.stores.attributes import Attributes
+from lightmem_engine.stores.graph_index import GraphIndex
 from lightmem_engine.stores.lexical import LexicalIndex
 from lightmem_engine.stores.vectors import VectorIndex
 from lightmem_engine.types import Columns, Floats, IndexDoc, Vector, Vectors
@@ -28,8 +29,9 @@ class UserIndex:
         self._lexical = LexicalIndex()
         self._vectors = VectorIndex(dim, device)
         self._attributes = Attributes()
+        self._graph = GraphIndex()
         self._slots: dict[str, int] = {}
-        self._texts: list[int] = []  # per slot a hash of text and place: equal hash, nothing to index again
+        self._texts: list[int] = []  # per slot a hash of text, place and names: equal hash, nothing to index again
         self._waiting: dict[str, IndexDoc] = {}
         self._applied_seq = 0
 
@@ -45,7 +47,8 @@ class UserIndex:
     def nbytes(self) -> int:
         """Approximate bytes held, metadata not counted."""
         keys = sum(map(len, self._slots)) + 200 * len(self._slots) + 40 * len(self._texts)
-        return self._lexical.nbytes + self._vectors.nbytes + self._attributes.nbytes + keys
+        parts = (self._lexical, self._vectors, self._attributes, self._graph)
+        return sum(part.nbytes for part in parts) + keys
 
     def apply(self, docs: Iterable[IndexDoc], seq: int) -> None:
         """Take in changes in order. A vector of the wrong dimension raises `InvalidInput`."""
@@ -70,6 +73,11 @@ class UserIndex:
     def cosine(self, vector: Vector) -> Floats:
         """float32 [slots]; nan where there is no vector."""
         return self._vectors.scores(vector, len(self._texts))
+
+    def graph(self, words: Sequence[str]) -> Floats:
+        """float32 [slots]; at most 1, how near each document is to what is named among the words of a question."""
+        columns = self.columns()
+        return self._graph.walk(words, columns.live, columns.before, columns.after)
 
     def waiting(self) -> list[IndexDoc]:
         """The newest documents that have no vector yet, as `protocols.SearchIndex.waiting` says."""
@@ -97,7 +105,7 @@ class UserIndex:
         self._vectors.check()
 
     def _put(self, doc: IndexDoc) -> None:
-        text = hash((doc.text, doc.session, doc.position))
+        text = hash((doc.text, doc.session, doc.position, doc.names))
         slot = self._slots.get(doc.key, -1)
         if slot >= 0 and self._texts[slot] == text:
             self._attributes.relabel(slot, doc)
@@ -114,6 +122,7 @@ class UserIndex:
         if replaced >= 0:
             self._remove(replaced)
         self._attributes.append(doc)
+        self._graph.add(slot, doc.names)
         self._texts.append(text)
         self._slots[doc.key] = slot
         self._waiting.pop(doc.key, None)
@@ -141,5 +150,6 @@ class UserIndex:
         self._lexical.compact(new_slot)
         self._vectors.compact(new_slot)
         self._attributes.compact(new_slot)
+        self._graph.compact(new_slot)
         self._slots = {key: int(new_slot[slot]) for key, slot in self._slots.items()}
         self._texts = [self._texts[i] for i in np.flatnonzero(live)]

@@ -21,6 +21,7 @@ class IndexDoc:
         an entry; "e<entry id>" for a fact). A second `put` of a key replaces the first; if only ref, kind, state
         or vector differ, the text need not be indexed again.
     ref: entry id, or message id while pending.   position: (message seq, piece), the order within the session.
+    names: keys of what it speaks of, as `mentions.key` makes them.
     """
 
     op: Literal["put", "drop"]
@@ -39,6 +40,7 @@ class IndexDoc:
     recorded_at: datetime | None = None
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

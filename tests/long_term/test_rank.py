@@ -98,20 +98,20 @@ def talk(*texts: str, sessions: str = "") -> Columns:
 
 def test_what_is_said_around_a_turn_lends_it_meaning() -> None:
     cosine = floats(0.9, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1)
-    found = meaning_term(talk(*"abcdefg"), cosine, floats(*[0] * 7), Weights(dense=0, answer=0))
+    found = meaning_term(talk(*"abcdefg"), cosine, floats(*[0] * 7), weights=Weights(dense=0, answer=0))
     assert found[1] > found[3] > found[5]
     assert found[5] == pytest.approx(found[6])
 
 
 def test_another_session_lends_nothing() -> None:
     cosine = floats(0.9, 0.1, 0.9, 0.1)
-    near = meaning_term(talk(*"abcd", sessions="sstt"), cosine, floats(0, 0, 0, 0), Weights(dense=0, answer=0))
+    near = meaning_term(talk(*"abcd", sessions="sstt"), cosine, floats(0, 0, 0, 0), weights=Weights(dense=0, answer=0))
     assert near[1] == pytest.approx(near[3])
 
 
 def test_the_turn_after_a_question_like_this_one_may_be_its_answer() -> None:
     columns, cosine = talk("How old is he?", "Nine.", "I see.", "Nine.", sessions="ssss"), floats(0.9, 0.1, 0.1, 0.1)
-    found = meaning_term(columns, cosine, floats(0, 0, 0, 0), Weights(dense=0, around=0))
+    found = meaning_term(columns, cosine, floats(0, 0, 0, 0), weights=Weights(dense=0, around=0))
     assert found[1] > 0
     assert found[[0, 2, 3]].tolist() == [0, 0, 0]
 
