@@ -144,8 +144,8 @@ class SearchIndex(Protocol):
         """float32 [slots]; nan where a document has no vector yet."""
         ...
 
-    def graph(self, words: Sequence[str]) -> Floats:
-        """float32 [slots]; at most 1, how near a document is to the names among `mentions.words` of a text."""
+    def graph(self, words: Sequence[str], *, far: bool) -> Floats:
+        """float32 [slots]; at most 1, how near a document is to names among `mentions.words`; far: over others."""
         ...
 
     def waiting(self) -> Sequence[IndexDoc]:

@@ -247,7 +247,7 @@ class LongTermMemory:
                 cosine is not None and bool(np.isnan(cosine[columns.live]).any())
             )
             lexical = index.lexical(question.terms) if needs_words else None
-        walk = index.graph(question.words) if has(strategy, "graph") else None
+        walk = index.graph(question.words, far=question.asks_link) if has(strategy, "graph") else None
         return fuse(question, columns, lexical, cosine, strategy, self._weights, walk)
 
     async def _hydrate(self, scope: Scope, request: Request, ranked: Sequence[_Ranked]) -> tuple[list[Hit], bool]:

@@ -4,7 +4,7 @@
           + .8 * z(cosine) / 4                 meaning
           + .3 * z(mean cosine) / 4            graph: meaning of what was said around it, two turns to either side
           + .3 * z(cosine of the turn before) / 4, if that is a question: this may be its answer; graph, too
-          + .15 * walk                         graph: how near it is to the things named; 3 * walk, if the question asks
+          + .1 * walk                          graph: how near it is to the things named; 3 * walk, if the question asks
                                                what these have to do with each other
           + .7 * [said by the one person named], or 1.5 * [said by a person, not by the assistant] if nobody is named
           + 1 * share of the named date's parts (year, month, day) that the entry's day agrees with, or all of it
@@ -20,7 +20,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ _ASSISTANT = ROLES.index("assistant")
 _CURRENT = [STATES.index("pending"), STATES.index("active")]
 _ENDED = [STATES.index("superseded"), STATES.index("expired"), STATES.index("archived")]
 _NEVER = np.iinfo(np.int64).max
+_NOBODY = -1
 _REACH = 2  # neighbours on either side
 
 
@@ -46,7 +47,7 @@ class Weights:
     dense: float = 0.8
     around: float = 0.3
     answer: float = 0.3
-    walk: float = 0.15
+    walk: float = 0.1
     link: float = 3.0
     named_speaker: float = 0.7
     person: float = 1.5
@@ -111,8 +112,7 @@ def meaning_term(
     found = weights.dense * own if has(strategy, "embedding") else np.zeros_like(own)
     if has(strategy, "graph"):
         around = _standardised(_mean_around(columns, cosine), columns.live) / 4
-        has_before = columns.before >= 0
-        asked = np.where(has_before & columns.asks[columns.before], own[columns.before], 0)
+        asked = _padded(np.where(columns.asks, own, 0)).take(columns.before)
         found = found + weights.around * np.where(np.isnan(around), words, around) + weights.answer * asked
     return np.asarray(found, np.float32)
 
@@ -176,17 +176,23 @@ def order(scores: Floats, eligible: Mask, limit: int) -> npt.NDArray[np.int64]:
 def _mean_around(columns: Columns, cosine: Floats) -> Floats:
     """The mean cosine of each document and of those up to `_REACH` places away in its session; nan if none is known."""
     known = ~np.isnan(cosine)
-    value = np.where(known, cosine, 0)
-    total, count = value.copy(), known.astype(np.float32)
+    is_whole = bool(known.all())
+    value, counted = _padded(cosine if is_whole else np.where(known, cosine, 0)), _padded(known)
+    total, count = value[:-1].copy(), counted[:-1].astype(np.float32)
     for link in (columns.before, columns.after):
-        at = link
+        at, further = link, _padded(link, _NOBODY)
         for step in range(_REACH):
-            there = at >= 0
-            total += np.where(there, value[at], 0)
-            count += there & known[at]
+            total += value.take(at)
+            count += (at >= 0) if is_whole else counted.take(at)
             if step + 1 < _REACH:
-                at = np.where(there, link[at], -1)
-    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), np.float32)
+                at = further.take(at)
+    with np.errstate(invalid="ignore"):  # nothing known of nobody
+        return np.asarray(total / count, np.float32)
+
+
+def _padded(values: npt.NDArray[Any], last: int = 0) -> npt.NDArray[Any]:
+    """With one element more, which is what the link to nobody, -1, leads to."""
+    return np.append(values, np.array([last], values.dtype))
 
 
 def _standardised(values: Floats, live: Mask) -> Floats:

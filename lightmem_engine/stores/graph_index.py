@@ -53,15 +53,26 @@ class GraphIndex:
         self._slot.replace(slots[kept])
         self._name.replace(renamed.astype(np.int32))
 
-    def walk(self, words: Sequence[str], live: npt.NDArray[np.bool_], before: Slots, after: Slots) -> Floats:
+    def walk(
+        self, words: Sequence[str], live: npt.NDArray[np.bool_], before: Slots, after: Slots, *, far: bool = True
+    ) -> Floats:
         """float32 [slots], at most 1; the root of how much of a walk from the names among `words` passes each live
         document.
 
         words: of a question, as `mentions.words` gives them.   before, after: neighbours of each slot, or -1.
+        far: over further names, too; without, only what speaks of these and what stands beside it, in a tenth of the
+        time.
         """
         slots, names = self._slot.values, self._name.values
         total = np.zeros(len(live), np.float64)
         asked = self._named(words)
+        if not asked:
+            return total.astype(np.float32)
+        if not far:
+            wanted = np.zeros(len(self._code), np.bool_)
+            wanted[asked] = True
+            there = wanted[names]
+            slots, names = slots[there], names[there]
         there = live[slots]
         slots, names = slots[there], names[there]
         size = np.bincount(names, minlength=len(self._code)).astype(np.float64)
@@ -73,7 +84,7 @@ class GraphIndex:
         begin[asked] = weight[asked] / weight[asked].sum()
         held = np.maximum(np.bincount(slots, weight[names], minlength=len(live)), 1e-9)
         mass = begin
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUNDS if far else 1):
             on = np.bincount(slots, (mass / np.maximum(size, 1))[names], minlength=len(live))
             on = (1 - _BESIDE) * on + _BESIDE / 2 * (_taken(on, before) + _taken(on, after))
             total += on
@@ -99,4 +110,4 @@ class GraphIndex:
 
 def _taken(mass: Mass, link: Slots) -> Mass:
     """What each document gets from the neighbour at the end of its link."""
-    return np.where(link >= 0, mass[link], 0.0)
+    return np.append(mass, 0.0).take(link)

@@ -74,10 +74,10 @@ class UserIndex:
         """float32 [slots]; nan where there is no vector."""
         return self._vectors.scores(vector, len(self._texts))
 
-    def graph(self, words: Sequence[str]) -> Floats:
+    def graph(self, words: Sequence[str], *, far: bool) -> Floats:
         """float32 [slots]; at most 1, how near each document is to what is named among the words of a question."""
         columns = self.columns()
-        return self._graph.walk(words, columns.live, columns.before, columns.after)
+        return self._graph.walk(words, columns.live, columns.before, columns.after, far=far)
 
     def waiting(self) -> list[IndexDoc]:
         """The newest documents that have no vector yet, as `protocols.SearchIndex.waiting` says."""

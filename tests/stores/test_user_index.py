@@ -45,7 +45,7 @@ def picture(index: UserIndex) -> dict[str, tuple[object, ...]]:
     columns = index.columns()
     lexical = [index.lexical([word]) for word in WORDS]
     cosine = index.cosine(vector(1))
-    graph = index.graph(WORDS)
+    graph = index.graph(WORDS, far=True)
     return {
         columns.refs[slot]: (
             columns.state[slot],
