@@ -231,7 +231,8 @@ class LongTermMemory:
             slots = order(scores, eligible, limit)
             best: dict[str, float] = {}
             for slot in slots.tolist():
-                best.setdefault(columns.refs[slot], float(scores[slot]))
+                shown = columns.heirs[slot] if request.as_of is None else ""
+                best.setdefault(shown or columns.refs[slot], float(scores[slot]))
             return list(best.items()), len(slots) < limit
 
         async with user.lock:

@@ -150,7 +150,8 @@ def date_term(dates: Sequence[DateMention], days: npt.NDArray[np.int32]) -> Floa
 
 
 def eligible_at(columns: Columns, now: dt.datetime, as_of: dt.datetime | None) -> Mask:
-    """bool [slots]; what may be recalled: pending and active entries that hold now, or all that held at `as_of`.
+    """bool [slots]; what may be recalled: pending and active entries that hold now and what was folded into such, or
+    all that held at `as_of`.
 
     What is superseded, expired or archived (because a newer entry says the same) held until its `valid_to`; without a
     `valid_to` it was withdrawn, and never held.
@@ -158,7 +159,8 @@ def eligible_at(columns: Columns, now: dt.datetime, as_of: dt.datetime | None) -
     moment = round((as_of or now).timestamp() * 1000)
     current = np.isin(columns.state, _CURRENT)
     if as_of is None:
-        return np.asarray(columns.live & current & (columns.valid_to > moment), np.bool_)
+        holds = current & (columns.valid_to > moment)
+        return np.asarray(columns.live & (holds | columns.is_folded), np.bool_)
     ended = np.isin(columns.state, _ENDED) & (columns.valid_to != _NEVER)
     held = (columns.event_time <= moment) & (columns.valid_to > moment)
     return np.asarray(columns.live & (current | ended) & held, np.bool_)

@@ -13,6 +13,7 @@ from typing import Any
 from lightmem_engine.mentions import edges_of, names_of
 from lightmem_engine.stores import edges
 from lightmem_engine.stores.edges import EDITED, LATEST, said
+from lightmem_engine.stores.heirs import BY_HAND, folded, heirs
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import from_blob, from_ms, offset_of, select_in, to_blob, to_json, to_ms
 from lightmem_engine.types import EntryDraft, Hit, IndexDoc, Scope, Vector
@@ -93,6 +94,7 @@ def changes(connection: sqlite3.Connection, scope: Scope, since: int) -> tuple[l
     entries = dict.fromkeys(ref for what, ref in rows if what == "entry")
     sql = "SELECT DISTINCT entry FROM entry_source WHERE message IN ({in})"
     entries |= dict.fromkeys(row[0] for row in select_in(connection, sql, messages))
+    entries |= dict.fromkeys(folded(connection, entries))
     pending = _pending_docs(connection, scope, list(messages))
     present = _entry_docs(connection, scope, list(entries))
     alive = {doc.key for doc in pending} | {doc.key for doc in present}
@@ -182,11 +184,12 @@ def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] 
 
 
 def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | None) -> list[IndexDoc]:
-    """Docs of the latest version of entries; an extractive entry is found by its original words until its text is
-    changed."""
-    columns = f'{_ENTRY}, v.blob, s.message, s.start, s."end", m.content, {EDITED}'
+    """Docs of the latest version of entries. An extractive entry is found by its original words until somebody
+    changes its text: what sleep merges into it is found at its own place."""
+    columns = f'{_ENTRY}, v.blob, s.message, s.start, s."end", m.content, {EDITED} AND {BY_HAND}'
     sql = (
-        f"SELECT {columns} FROM entry e JOIN vector v ON v.entry = e.id AND v.version = e.version "
+        f"SELECT {columns} FROM entry e JOIN vector v ON v.entry = e.id "
+        f"AND v.version = CASE WHEN e.kind = 'turn' AND NOT {BY_HAND} THEN 1 ELSE e.version END "
         # Its place is that of its first version: later ones may rest on the messages of others, too.
         "JOIN entry_source s ON s.entry = e.id AND s.version = 1 JOIN message m ON m.seq = s.message "
         f"WHERE e.tenant = ? AND e.user = ? AND {LATEST}"
@@ -198,6 +201,7 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
     else:
         rows = select_in(connection, f"{sql} AND e.id IN ({{in}})", ids, *key)
     names = edges.names(connection, scope, ids)
+    lives_on = heirs(connection, [row[0] for row in rows if row[7] == "archived"])
     docs: dict[str, IndexDoc] = {}
     for row in sorted(rows, key=lambda row: (row[0], row[14], row[15])):
         id, kind, text, valid_from, offset_s, valid_to, recorded_at, state, session, speaker, role = row[:11]
@@ -223,6 +227,7 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
             tags=tuple(json.loads(tags)),
             metadata=json.loads(metadata),
             names=names.get(id, ()),
+            heir=lives_on.get(id, ""),
         )
     return list(docs.values())
 

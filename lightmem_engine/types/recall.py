@@ -21,7 +21,8 @@ class IndexDoc:
         an entry; "e<entry id>" for a fact). A second `put` of a key replaces the first; if only ref, kind, state
         or vector differ, the text need not be indexed again.
     ref: entry id, or message id while pending.   position: (message seq, piece), the order within the session.
-    names: keys of what it speaks of, as `mentions.key` makes them.
+    names: keys of what it speaks of, as `mentions.key` makes them.   heir: ref of the entry that shows instead of this
+        one, which was folded into it; it is searched for all the same.
     """
 
     op: Literal["put", "drop"]
@@ -41,6 +42,7 @@ class IndexDoc:
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    heir: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ class Columns:
     asks: npt.NDArray[np.bool_]  # the text ends with a question mark
     before: npt.NDArray[np.int32]
     after: npt.NDArray[np.int32]
+    is_folded: npt.NDArray[np.bool_]  # an heir shows instead
     refs: Sequence[str]
+    heirs: Sequence[str]  # "" without one
     tags: Sequence[tuple[str, ...]]
     metadata: Sequence[Mapping[str, Any]]
     speakers: Sequence[str]
