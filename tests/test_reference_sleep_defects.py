@@ -82,7 +82,7 @@ async def test_row_10_a_merged_memory_is_found_by_its_new_words(
     (found,) = [entry for entry in await memory.get_all(user_id="ann") if entry.state == "active"]
     assert (found.text, found.version) == ("user: the kayak is a red and long canoe", 2)
     docs, _ = await memory.engine._db.changes(Scope("ann"), 0)
-    (doc,) = [doc for doc in docs if doc.state == "active"]
+    (doc,) = [doc for doc in docs if doc.state == "active" and doc.text == "the kayak is a red and long canoe"]
     own = (await memory.engine.embed([spoken("user", "the kayak is a red and long canoe")]))[0]
     assert doc.vector is not None
     assert float(doc.vector @ own) == pytest.approx(1.0, abs=1e-5)

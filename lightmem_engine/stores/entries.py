@@ -7,6 +7,7 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -185,11 +186,12 @@ def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] 
 
 def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | None) -> list[IndexDoc]:
     """Docs of the latest version of entries. An extractive entry is found by its original words until somebody
-    changes its text: what sleep merges into it is found at its own place."""
-    columns = f'{_ENTRY}, v.blob, s.message, s.start, s."end", m.content, {EDITED} AND {BY_HAND}'
+    changes its text; what sleep made of it is found besides, and what was merged into it at its own place."""
+    merged = f"e.kind = 'turn' AND {EDITED} AND NOT {BY_HAND}"
+    first = "(SELECT o.blob FROM vector o WHERE o.entry = e.id AND o.version = 1)"
+    columns = f'{_ENTRY}, v.blob, s.message, s.start, s."end", m.content, {EDITED}, CASE WHEN {merged} THEN {first} END'
     sql = (
-        f"SELECT {columns} FROM entry e JOIN vector v ON v.entry = e.id "
-        f"AND v.version = CASE WHEN e.kind = 'turn' AND NOT {BY_HAND} THEN 1 ELSE e.version END "
+        f"SELECT {columns} FROM entry e JOIN vector v ON v.entry = e.id AND v.version = e.version "
         # Its place is that of its first version: later ones may rest on the messages of others, too.
         "JOIN entry_source s ON s.entry = e.id AND s.version = 1 JOIN message m ON m.seq = s.message "
         f"WHERE e.tenant = ? AND e.user = ? AND {LATEST}"
@@ -202,14 +204,14 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
         rows = select_in(connection, f"{sql} AND e.id IN ({{in}})", ids, *key)
     names = edges.names(connection, scope, ids)
     lives_on = heirs(connection, [row[0] for row in rows if row[7] == "archived"])
-    docs: dict[str, IndexDoc] = {}
+    docs: dict[str, list[IndexDoc]] = {}
     for row in sorted(rows, key=lambda row: (row[0], row[14], row[15])):
         id, kind, text, valid_from, offset_s, valid_to, recorded_at, state, session, speaker, role = row[:11]
-        tags, metadata, blob, seq, start, end, content, edited = row[11:]
+        tags, metadata, blob, seq, start, end, content, edited, original = row[11:]
         if id in docs:
             continue
         turn = kind == "turn"
-        docs[id] = IndexDoc(
+        own = IndexDoc(
             op="put",
             key=f"m{seq}.{start}" if turn else f"e{id}",
             ref=id,
@@ -229,7 +231,13 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
             names=names.get(id, ()),
             heir=lives_on.get(id, ""),
         )
-    return list(docs.values())
+        docs[id] = [own]
+        if original is not None:  # what sleep wrote stands beside the conversation, not in it
+            docs[id] = [
+                replace(own, text=content[start:end], vector=from_blob(original)),
+                replace(own, key=f"e{id}", session=""),
+            ]
+    return [doc for own in docs.values() for doc in own]
 
 
 def _drops(
