@@ -1,8 +1,8 @@
 """A language model by script: a real server whose answers are rules, where only what the engine does with them counts.
 
 Decisions: of two notes in much the same words the older is a duplicate; where a good part of the rarer words is shared,
-the newer one's words are merged into the older. Extraction: the first words of each turn that says something, as many
-as make the answer `share` of the tokens shown. Summaries: the first words of each note.
+what the newer one says besides is added to the older. Extraction: the first words of each turn that says something, as
+many as make the answer `share` of the tokens shown. Summaries: the first words of each note.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def decisions(asked: str) -> list[dict[str, Any]]:
         if score >= SAME:
             found.append({"entry": target, "action": "duplicate", "by": by})
         else:
-            text = f"{notes[target][1].rstrip(' .')}; {notes[by][1]}"
+            more = [word for word in notes[by][1].split() if not set(search_terms(word)) <= terms[target]]
+            text = f"{notes[target][1].rstrip(' .')}; {' '.join(more)}"
             found.append({"entry": target, "action": "update", "by": by, "text": text})
     return found
 

@@ -138,6 +138,9 @@ class ExtractConfig:
         "auto",
         "extractive stores compressed turns, llm asks the model for facts; auto: llm if a model is given",
     )
+    form: Literal["flat", "event"] = option(
+        "flat", "what the model is asked for: facts, or facts, relations and entities in one call"
+    )
     max_words: int = option(120, "longest stretch of a message that becomes one extractive entry")
     max_tokens: int = option(2048, "longest answer of one extraction call")
 

@@ -242,13 +242,8 @@ class _Writer:
     def _note(
         self, decision: Decision, id: str, before: int | None, after: int, state: State, other: str | None
     ) -> None:
-        """A line of the run's diff."""
         self.changed[id] = None
-        self._connection.execute(
-            "INSERT INTO sleep_change VALUES (?, "
-            "1 + coalesce((SELECT max(number) FROM sleep_change WHERE run = ?), 0), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(self._run, self._run, self._scope.tenant, self._scope.user, decision.action),
-                *(id, before, after, state, other, decision.reason),
-            ),
+        runs.note_change(
+            *(self._connection, self._run, self._scope, decision.action, id, before, after, state, other),
+            decision.reason,
         )

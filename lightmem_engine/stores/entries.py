@@ -215,7 +215,7 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
             op="put",
             key=f"m{seq}.{start}" if turn else f"e{id}",
             ref=id,
-            session=session,
+            session="" if kind == "summary" else session,  # it was not said in any
             position=(seq, start),
             kind=kind,
             state=state,

@@ -85,7 +85,7 @@ class GraphIndex:
         held = np.maximum(np.bincount(slots, weight[names], minlength=len(live)), 1e-9)
         mass = begin
         for _ in range(_ROUNDS if far else 1):
-            on = np.bincount(slots, (mass / np.maximum(size, 1))[names], minlength=len(live))
+            on: Mass = np.bincount(slots, (mass / np.maximum(size, 1))[names], minlength=len(live)).astype(np.float64)
             on = (1 - _BESIDE) * on + _BESIDE / 2 * (_taken(on, before) + _taken(on, after))
             total += on
             back = np.bincount(names, (on / held)[slots] * weight[names], minlength=len(size))

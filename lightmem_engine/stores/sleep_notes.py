@@ -84,6 +84,11 @@ def mark_seen(connection: sqlite3.Connection, scope: Scope, notes: Iterable[Slee
     )
 
 
+def mark_summary_seen(connection: sqlite3.Connection, scope: Scope, id: str) -> None:
+    """A summary is made by sleep, and nothing that sleep looks at."""
+    connection.execute("INSERT INTO sleep_seen VALUES (?, ?, ?, x'')", (scope.tenant, scope.user, id))
+
+
 def decided(connection: sqlite3.Connection, scope: Scope) -> dict[tuple[str, str], bytes]:
     """Pairs (target, source) that need no second look, with the digest of the two texts."""
     sql = "SELECT target, source, digest FROM sleep_pair WHERE tenant = ? AND user = ?"

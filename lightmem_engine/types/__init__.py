@@ -21,6 +21,7 @@ from lightmem_engine.types.recall import Columns, Hit, IndexDoc
 from lightmem_engine.types.sensing import Piece, Segment, SensedTurn, Window, WindowScores, Word
 from lightmem_engine.types.sleep import (
     Action,
+    Change,
     Decision,
     RunReason,
     RunState,
@@ -38,6 +39,7 @@ __all__ = [
     "STATES",
     "Action",
     "Block",
+    "Change",
     "ChatAsk",
     "ChatItem",
     "ChatOpened",
