@@ -80,7 +80,7 @@ def sentences(rng: np.random.Generator, count: int, length: int) -> list[str]:
 
 
 def entries(rng: np.random.Generator, count: int) -> list[IndexDoc]:
-    """Turns of two people in sessions of twenty, one every minute."""
+    """Turns of two people in sessions of twenty, one every minute; each names two things that others name, too."""
     vectors = rng.standard_normal((count, DIM)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return [
@@ -94,6 +94,7 @@ def entries(rng: np.random.Generator, count: int) -> list[IndexDoc]:
             role="assistant" if i % 2 else "user",
             speaker="Bob" if i % 2 else "Ann",
             text=text,
+            names=tuple(text.split()[:2]),
             vector=vectors[i],
             event_time=START + timedelta(minutes=i),
             recorded_at=START,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from lightmem_engine.sleep.claims import sentences
+from lightmem_engine.claims import sentences
 from lightmem_engine.training.lives import USER, Key, Note, Teller
 from lightmem_engine.training.values import Values
 

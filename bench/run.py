@@ -81,6 +81,16 @@ BENCHES = {
         "what each term of the ranking contributes",
         files="python -m bench.bench_recall locomo FILE [beam FILE ...]",
     ),
+    "night": Bench(
+        "bench.bench_night",
+        "what is found before and after a night of sleep",
+        files="python -m bench.bench_night locomo FILE [beam FILE ...]",
+    ),
+    "cost": Bench(
+        "bench.bench_cost",
+        "calls and tokens of building a memory, beside what was published",
+        files="python -m bench.bench_cost FILE",
+    ),
 }
 
 

@@ -154,6 +154,9 @@ class ExtractConfig:
         "auto",
         "extractive stores compressed turns, llm asks the model for facts; auto: llm if a model is given",
     )
+    form: Literal["flat", "event"] = option(
+        "flat", "what the model is asked for: facts, or facts, relations and entities in one call"
+    )
     max_words: int = option(120, "longest stretch of a message that becomes one extractive entry")
     max_tokens: int = option(2048, "longest answer of one extraction call")
 
@@ -164,8 +167,12 @@ class ExtractConfig:
 
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
-    index_strategy: Literal["embedding", "context", "hybrid"] = option(
-        "hybrid", "embedding: vectors; context: BM25 with neighbouring turns; hybrid: both"
+    index_strategy: Literal[
+        "embedding", "context", "graph", "embedding+context", "embedding+graph", "context+graph", "hybrid"
+    ] = option(
+        "hybrid",
+        "embedding: vectors; context: BM25 with neighbouring turns; graph: what was said around a memory, and a walk "
+        "from the names in the question; hybrid: all three",
     )
 
 

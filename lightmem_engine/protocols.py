@@ -144,6 +144,10 @@ class SearchIndex(Protocol):
         """float32 [slots]; nan where a document has no vector yet."""
         ...
 
+    def graph(self, words: Sequence[str], *, far: bool) -> Floats:
+        """float32 [slots]; at most 1, how near a document is to names among `mentions.words`; far: over others."""
+        ...
+
     def waiting(self) -> Sequence[IndexDoc]:
         """A bounded number of live documents without a vector, the newest of them, oldest first; long texts are cut.
         Only key, ref, speaker and text are filled in."""

@@ -13,9 +13,10 @@ from lightmem_engine.loading import choose_lm
 from lightmem_engine.models.server_load import LoadWatch
 from lightmem_engine.pipeline.bisect import Retry
 from lightmem_engine.pipeline.calls import ModelCalls
-from lightmem_engine.pipeline.consolidate import Consolidator, Means
+from lightmem_engine.pipeline.consolidate import Consolidator
 from lightmem_engine.pipeline.extract import Extract, ExtractStage
 from lightmem_engine.pipeline.listeners import Listeners
+from lightmem_engine.pipeline.means import Means
 from lightmem_engine.pipeline.pipeline import Pipeline
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.pipeline.sleeper import Sleeper
@@ -29,6 +30,7 @@ from lightmem_engine.short_term.extract import Extraction, Extractor
 from lightmem_engine.short_term.extractive import drafts
 from lightmem_engine.sleep.decide import Decider
 from lightmem_engine.sleep.queue import Rows, TopK
+from lightmem_engine.sleep.summarize import Summarizer
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.types import Floats, Priority, Segment, Vectors
 
@@ -105,7 +107,7 @@ def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) ->
             return Extraction(found)
 
         return extractive
-    extractor = Extractor(AdmittedModel(lm, admission), max_tokens=config.extract.max_tokens)
+    extractor = Extractor(AdmittedModel(lm, admission), mode=config.extract.form, max_tokens=config.extract.max_tokens)
     return extractor.extract
 
 
@@ -137,6 +139,9 @@ def sleeper(
         embed_model=embed_model,
         spoken=spoken,
         decider=Decider(admitted, config.sleep.answer_tokens) if mode == "llm" else None,
+        summarizer=Summarizer(admitted, config.sleep.answer_tokens)
+        if mode == "llm" and config.sleep.summaries
+        else None,
         at_once=config.runtime.max_background,
         retry=Retry(config.runtime.max_attempts, config.runtime.backoff_seconds),
         clock=clock,

@@ -78,12 +78,14 @@ async def evaluate(
     everything: Callable[[str], Awaitable[Sequence[str]]] | None = None,
     progress: Progress | None = None,
     user_prefix: str = "eval",
+    each: Callable[[str, Mapping[str, float]], None] | None = None,
 ) -> dict[str, Any]:
     """{"main", "credited", "by_category", "cost"} of a dataset; see `metrics` for the definitions.
 
     render: the exact line a reader gets; budgets are counted on it.
     usage: counters of the engine (calls, tokens), read before and after; the differences join `cost`.
     everything: all lines of a user's memory; with it `cost` has the size and the retention of the whole memory.
+    each: gets the category and the `main` figures of every question asked, in order.
     Questions without evidence are not asked. Every conversation is its own user, whose memory must be empty.
     """
     before = dict(await usage()) if usage else {}
@@ -102,6 +104,8 @@ async def evaluate(
                 hits = await memory.search(question.text, user_id=user, top_k=judge.top_k)
                 timing.searches.append(time.perf_counter() - asked)
                 judged.append(judge(question, hits))
+                if each is not None:
+                    each(question.category, judged[-1].main)
         if progress is not None:
             progress(i + 1, len(dataset.conversations))
     after = dict(await usage()) if usage else {}

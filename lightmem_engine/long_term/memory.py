@@ -15,12 +15,22 @@ from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import BackendUnavailable, InvalidInput, ModelError, Overloaded
 from lightmem_engine.long_term.offload import run
 from lightmem_engine.long_term.query import Question, read
-from lightmem_engine.long_term.rank import DEFAULT_WEIGHTS, Strategy, Weights, eligible_at, fuse, order
+from lightmem_engine.long_term.rank import (
+    DEFAULT_WEIGHTS,
+    Strategy,
+    Weights,
+    eligible_at,
+    fuse,
+    has,
+    needs_vector,
+    order,
+)
 from lightmem_engine.long_term.request import Request, checked
+from lightmem_engine.long_term.state import Signals, User, is_small, take_in, worded
 from lightmem_engine.protocols import Clock, Feed, SearchIndex
 from lightmem_engine.runtime.late import LateWork
 from lightmem_engine.text import forget_words, num_tokens
-from lightmem_engine.types import Columns, Floats, Hit, IndexDoc, Scope, Vector, Vectors
+from lightmem_engine.types import Columns, Floats, Hit, Scope, Vector, Vectors
 
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 Render = Callable[[Hit], str]
@@ -29,40 +39,12 @@ Spoken = Callable[[str, str], str]
 _SPARE = 16  # candidates beyond top_k, for what was deleted since the index last looked
 _MAX_ROUNDS = 4
 _Ranked = tuple[str, float]  # ref and score
-_INLINE_DOCS = 32  # fewer changes than these are applied on the event loop itself
 _INLINE_SEARCH = 2000  # smaller memories are searched on the event loop itself
 
 
 def reader_line(hit: Hit) -> str:
     """A memory as a reader gets it: the day, then the text."""
     return f"[{hit.event_time.day} {hit.event_time:%B %Y}] {hit.text}"
-
-
-@dataclasses.dataclass(slots=True)
-class _User:
-    """The cached index of one user."""
-
-    index: SearchIndex
-    lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
-    intact: bool = True  # false while changes are half applied
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Signals:
-    """What was found out before ranking; `lexical` holds for `index` as it was at `seq`."""
-
-    vector: Vector | None
-    lexical: Floats | None = None
-    index: SearchIndex | None = None
-    seq: int = 0
-
-
-def _take_in(index: SearchIndex, docs: Sequence[IndexDoc], seq: int) -> None:
-    """Apply changes; an index built from nothing is verified before it answers."""
-    is_new = index.applied_seq == 0
-    index.apply(docs, seq)
-    if is_new:
-        index.check()
 
 
 class LongTermMemory:
@@ -92,7 +74,7 @@ class LongTermMemory:
         self._render = render
         self._weights = weights
         self._spoken = spoken or (lambda speaker, text: text)
-        self._users: OrderedDict[Scope, _User] = OrderedDict()
+        self._users: OrderedDict[Scope, User] = OrderedDict()
         self._late = LateWork()
 
     def __len__(self) -> int:
@@ -149,7 +131,7 @@ class LongTermMemory:
             if is_enough and user.index.applied_seq == before:
                 break
             limit *= 1 if is_enough else 4
-        is_complete = signals.vector is not None or request.strategy == "context"
+        is_complete = signals.vector is not None or not needs_vector(request.strategy)
         return hits if request.max_tokens is None else self._within(hits, request.max_tokens), is_complete
 
     async def aclose(self) -> None:
@@ -162,37 +144,37 @@ class LongTermMemory:
         self._users.pop(scope, None)
         forget_words()
 
-    def _user(self, scope: Scope) -> _User:
+    def _user(self, scope: Scope) -> User:
         user = self._users.get(scope)
         if user is None:
-            user = self._users[scope] = _User(self._make_index())
+            user = self._users[scope] = User(self._make_index())
         self._users.move_to_end(scope)
         while len(self._users) > self._config.runtime.cached_users:
             self._users.popitem(last=False)
         return user
 
-    async def _catch_up(self, scope: Scope, user: _User) -> None:
+    async def _catch_up(self, scope: Scope, user: User) -> None:
         async with user.lock:
             if not user.intact:
                 user.index, user.intact = self._make_index(), True
             docs, seq = await self._feed.changes(scope, user.index.applied_seq)
             if docs:
                 user.intact = False
-                await run(lambda: _take_in(user.index, docs, seq), inline=_is_small(docs))
+                await run(lambda: take_in(user.index, docs, seq), inline=is_small(docs))
                 user.intact = True
 
-    async def _signals(self, user: _User, request: Request, question: Question, patience: float | None) -> _Signals:
+    async def _signals(self, user: User, request: Request, question: Question, patience: float | None) -> Signals:
         """Embed the question; in a large memory look up its words meanwhile."""
-        if request.strategy == "context":
-            return _Signals(None)
-        if request.strategy == "embedding" or len(user.index) <= _INLINE_SEARCH:
-            return _Signals(await self._vector_in_time(user, question, patience))
+        if not needs_vector(request.strategy):
+            return Signals(None)
+        if not has(request.strategy, "context") or len(user.index) <= _INLINE_SEARCH:
+            return Signals(await self._vector_in_time(user, question, patience))
 
-        async def look_up() -> _Signals:
+        async def look_up() -> Signals:
             async with user.lock:
                 index = user.index
                 found = await run(lambda: index.lexical(question.terms), inline=False)
-                return _Signals(None, found, index, index.applied_seq)
+                return Signals(None, found, index, index.applied_seq)
 
         words = asyncio.ensure_future(look_up())
         try:
@@ -201,7 +183,7 @@ class LongTermMemory:
             found = await words
         return dataclasses.replace(found, vector=vector)
 
-    async def _vector_in_time(self, user: _User, question: Question, patience: float | None) -> Vector | None:
+    async def _vector_in_time(self, user: User, question: Question, patience: float | None) -> Vector | None:
         if patience is None:
             return await self._question_vector(user, question)
         try:
@@ -209,7 +191,7 @@ class LongTermMemory:
         except (TimeoutError, BackendUnavailable, ModelError, Overloaded):
             return None
 
-    async def _question_vector(self, user: _User, question: Question) -> Vector:
+    async def _question_vector(self, user: User, question: Question) -> Vector:
         """Embed the question; in the same pass the newest documents that have no vector yet, so that what was said a
         moment ago is compared with the rest by the same measure."""
         index = user.index
@@ -232,13 +214,13 @@ class LongTermMemory:
         return vector
 
     async def _rank(
-        self, user: _User, request: Request, question: Question, signals: _Signals, limit: int
+        self, user: User, request: Request, question: Question, signals: Signals, limit: int
     ) -> tuple[list[tuple[str, float]], bool]:
         """(ref, score) of the best candidates, each ref once, and whether these are all there are."""
         now = self._clock.now()
 
         # Without the question's vector, words decide.
-        strategy = request.strategy if signals.vector is not None else "context"
+        strategy = request.strategy if signals.vector is not None else worded(request.strategy)
 
         def rank() -> tuple[list[tuple[str, float]], bool]:
             columns = user.index.columns()
@@ -249,21 +231,25 @@ class LongTermMemory:
             slots = order(scores, eligible, limit)
             best: dict[str, float] = {}
             for slot in slots.tolist():
-                best.setdefault(columns.refs[slot], float(scores[slot]))
+                shown = columns.heirs[slot] if request.as_of is None else ""
+                best.setdefault(shown or columns.refs[slot], float(scores[slot]))
             return list(best.items()), len(slots) < limit
 
         async with user.lock:
             return await run(rank, inline=len(user.index) <= _INLINE_SEARCH)
 
     def _scores(
-        self, index: SearchIndex, columns: Columns, question: Question, signals: _Signals, strategy: Strategy
+        self, index: SearchIndex, columns: Columns, question: Question, signals: Signals, strategy: Strategy
     ) -> Floats:
         cosine = None if signals.vector is None else index.cosine(signals.vector)
         lexical = signals.lexical
         if lexical is None or signals.index is not index or signals.seq != index.applied_seq:
-            needs_words = strategy != "embedding" or (cosine is not None and bool(np.isnan(cosine[columns.live]).any()))
+            needs_words = has(strategy, "context") or (
+                cosine is not None and bool(np.isnan(cosine[columns.live]).any())
+            )
             lexical = index.lexical(question.terms) if needs_words else None
-        return fuse(question, columns, lexical, cosine, strategy, self._weights)
+        walk = index.graph(question.words, far=question.asks_link) if has(strategy, "graph") else None
+        return fuse(question, columns, lexical, cosine, strategy, self._weights, walk)
 
     async def _hydrate(self, scope: Scope, request: Request, ranked: Sequence[_Ranked]) -> tuple[list[Hit], bool]:
         """The first `top_k` candidates that still exist, as they read now; and whether one before them has gone."""
@@ -294,7 +280,3 @@ class LongTermMemory:
             kept.append(hit)
             left -= cost
         return kept
-
-
-def _is_small(docs: Sequence[IndexDoc]) -> bool:
-    return len(docs) <= _INLINE_DOCS and sum(len(doc.text) for doc in docs) <= _INLINE_DOCS * 1000

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from lightmem_engine.mentions import words
 from lightmem_engine.text import search_terms
 
 _MONTHS = [
@@ -43,17 +45,30 @@ _ASSISTANT = re.compile(
     r"|\byour (?:recommendation|suggestion|advice|answer|explanation|response)s?\b",
     re.IGNORECASE,
 )
+_SINCE = re.compile(r"\b(?:since|after)\s+(?:the\s+|early\s+)?$", re.IGNORECASE)
+_BEFORE = re.compile(r"\b(?:before|until|till)\s+(?:the\s+|early\s+)?$", re.IGNORECASE)
+# "The week before 3 August" is near that date, and no span without an end.
+_NEAR = re.compile(r"\b(?:day|night|week|weekend|month|year)s?\s+(?:before|after)\s+(?:the\s+)?$", re.IGNORECASE)
+_LINK = re.compile(
+    r"\bhow (?:is|are|was|were) .+ (?:related|connected|linked|tied)\b"
+    r"|\b(?:relation|relationship|connection|link|tie)s? between\b|\bwhat (?:links|connects|ties)\b|\bhave in common\b",
+    re.IGNORECASE | re.DOTALL,
+)
 _NAME_WORD = re.compile(r"[^\W_]+")
 _ANONYMOUS = frozenset({"", "user", "assistant", "system", "tool", "unknown"})
 
 
+Bound = Literal["on", "since", "before"]
+
+
 @dataclass(frozen=True, slots=True)
 class DateMention:
-    """A date as far as the question gives it."""
+    """A date as far as the question gives it, and whether it asks for what was on it, since it, or before it."""
 
     year: int | None = None
     month: int | None = None
     day: int | None = None
+    bound: Bound = "on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,8 @@ class Question:
     bare: the question without speakers' names, for the embedder: a name pulls the vector towards every turn that
         mentions it, and who spoke is judged apart.
     speakers: the known speakers that the question names, case-folded.
+    words: all of it, as names in the graph are written.
+    asks_link: it asks what things have to do with each other, so that the way from one to the other is the answer.
     """
 
     terms: tuple[str, ...]
@@ -71,6 +88,8 @@ class Question:
     speakers: frozenset[str]
     dates: tuple[DateMention, ...]
     asks_assistant: bool
+    words: tuple[str, ...] = ()
+    asks_link: bool = False
 
 
 def read(text: str, speakers: Sequence[str]) -> Question:
@@ -82,6 +101,8 @@ def read(text: str, speakers: Sequence[str]) -> Question:
         speakers=named,
         dates=find_dates(text),
         asks_assistant=bool(_ASSISTANT.search(text)),
+        words=tuple(words(text)),
+        asks_link=bool(_LINK.search(text)),
     )
 
 
@@ -97,8 +118,14 @@ def find_dates(text: str) -> tuple[DateMention, ...]:
             mention = _mention(match)
             if mention is not None:
                 taken.append((start, end))
-                found.append((start, mention))
+                found.append((start, replace(mention, bound=_bound(text[:start]))))
     return tuple(mention for _, mention in sorted(found, key=lambda item: item[0]))
+
+
+def _bound(before: str) -> Bound:
+    if _NEAR.search(before):
+        return "on"
+    return "since" if _SINCE.search(before) else "before" if _BEFORE.search(before) else "on"
 
 
 def is_anonymous(speaker: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -18,23 +18,21 @@ import numpy as np
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import BackendUnavailable, InvalidInput, ModelError, NotFound, Overloaded
-from lightmem_engine.pipeline.bisect import Retry
+from lightmem_engine.pipeline.means import Means
 from lightmem_engine.pipeline.meter import Meter
-from lightmem_engine.protocols import Clock
-from lightmem_engine.runtime.failpoints import Failpoints
+from lightmem_engine.pipeline.summaries import Summaries
 from lightmem_engine.sleep import rules
-from lightmem_engine.sleep.decide import Answer, Decider
+from lightmem_engine.sleep.decide import Answer
 from lightmem_engine.sleep.parts import Part, cut
-from lightmem_engine.sleep.queue import Queue, TopK, newer_sources, published_sources
+from lightmem_engine.sleep.queue import Queue, newer_sources, published_sources
 from lightmem_engine.stores import sleep_notes
 from lightmem_engine.stores.consolidate import Applied, Spent, apply
-from lightmem_engine.stores.memory_db import MemoryDB, snapshot
-from lightmem_engine.stores.reembed import Spoken, embedded_text
-from lightmem_engine.types import Decision, RunState, Scope, SleepNote, SleepRun, Usage, Vectors
+from lightmem_engine.stores.memory_db import snapshot
+from lightmem_engine.stores.reembed import embedded_text
+from lightmem_engine.types import Decision, RunState, Scope, SleepNote, SleepRun, Usage
 
 logger = logging.getLogger(__name__)
 
-Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 DECISIONS_PER_WRITE = 64
 MAX_ROUNDS = 100
 
@@ -50,23 +48,6 @@ class _Plan:
     failed: set[str] = field(default_factory=set)  # entries with a pair that could not be decided in this run
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What a run works with. decider: None where rules decide alone.   at_once: calls in flight."""
-
-    db: MemoryDB
-    topk: TopK
-    embed: Embed
-    embed_model: str
-    spoken: Spoken
-    decider: Decider | None
-    at_once: int
-    retry: Retry
-    clock: Clock
-    failpoints: Failpoints
-    forget_prompts: Callable[[], Awaitable[None]]
-
-
 class Consolidator:
     """Carries out runs over one database, one after the other. Belongs to one event loop."""
 
@@ -74,6 +55,7 @@ class Consolidator:
         self._options = config.sleep
         self._means = means
         self._db = means.db
+        self._summaries = Summaries(config.sleep, means)
 
     async def run(self, run: SleepRun) -> tuple[RunState, str | None]:
         """Go through a run; returns how it ended, and why if not well. Raises `NotFound` for a run that was
@@ -111,6 +93,7 @@ class Consolidator:
                     return
             else:
                 await self._finish(run, scope, plan, meter)
+                await self._summaries.user(run, scope, meter)
                 return
         logger.warning("a run of sleep left a user after %d rounds", MAX_ROUNDS)
 

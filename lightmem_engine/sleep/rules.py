@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lightmem_engine.sleep.claims import Claim, Sentence, plain, sentences
+from lightmem_engine.claims import Claim, Sentence, plain, sentences
 from lightmem_engine.text import search_terms
 from lightmem_engine.types import Action, Decision, SleepNote
 

@@ -32,6 +32,7 @@ _DTYPES: dict[str, npt.DTypeLike] = {
     "session": np.int32,
     "num_tokens": np.int32,
     "asks": np.bool_,
+    "is_folded": np.bool_,
 }
 _EMPTY: Mapping[str, Any] = {}
 
@@ -63,6 +64,7 @@ class Attributes:
     def __init__(self) -> None:
         self._columns = {name: Column(dtype) for name, dtype in _DTYPES.items()}
         self._refs: list[str] = []
+        self._heirs: list[str] = []
         self._tags: list[tuple[str, ...]] = []
         self._metadata: list[Mapping[str, Any]] = []
         self._speakers = Names()
@@ -85,6 +87,7 @@ class Attributes:
         self._columns["num_tokens"].append(num_tokens(doc.text))
         self._columns["asks"].append(doc.text.rstrip().endswith(("?", "？", "؟")))
         self._refs.append(doc.ref)
+        self._heirs.append(doc.heir)
         self._tags.append(doc.tags)
         self._metadata.append(doc.metadata or _EMPTY)
 
@@ -93,13 +96,14 @@ class Attributes:
         for name, value in self._row(doc).items():
             self._columns[name].values[slot] = value
         self._refs[slot] = doc.ref
+        self._heirs[slot] = doc.heir
         self._tags[slot] = doc.tags
         self._metadata[slot] = doc.metadata or _EMPTY
 
     def remove(self, slot: int) -> None:
         """Mark a slot as gone and drop what it said."""
         self._columns["live"].values[slot] = False
-        self._refs[slot] = ""
+        self._refs[slot] = self._heirs[slot] = ""
         self._tags[slot] = ()
         self._metadata[slot] = _EMPTY
 
@@ -109,15 +113,19 @@ class Attributes:
         for column in self._columns.values():
             column.replace(column.values[kept])
         self._refs = [self._refs[i] for i in kept]
+        self._heirs = [self._heirs[i] for i in kept]
         self._tags = [self._tags[i] for i in kept]
         self._metadata = [self._metadata[i] for i in kept]
 
-    def columns(self) -> Columns:
-        """Views of everything."""
+    def columns(self, before: Slots, after: Slots) -> Columns:
+        """Views of everything, with who is next to whom."""
         arrays = {name: column.values for name, column in self._columns.items()}
         return Columns(
             **arrays,
+            before=before,
+            after=after,
             refs=self._refs,
+            heirs=self._heirs,
             tags=self._tags,
             metadata=self._metadata,
             speakers=self._speakers.all,
@@ -127,6 +135,7 @@ class Attributes:
     def _row(self, doc: IndexDoc) -> dict[str, object]:
         return {
             "live": True,
+            "is_folded": bool(doc.heir),
             "event_time": _FIRST if doc.event_time is None else milliseconds(doc.event_time),
             "day": 0 if doc.event_time is None else doc.event_time.date().toordinal(),
             "valid_to": _LAST if doc.valid_to is None else milliseconds(doc.valid_to),

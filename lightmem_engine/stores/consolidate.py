@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from lightmem_engine.stores import runs, sleep_notes, work
+from lightmem_engine.stores import edges, runs, sleep_notes, work
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import select_in, to_blob, to_ms
 from lightmem_engine.types import Decision, Scope, SleepNote, State, Usage, Vector
@@ -86,6 +86,7 @@ def apply(
         rejected=rejected,
         stale=stale,
     )
+    edges.write(connection, writer.changed)
     record_changes(connection, scope, "entry", writer.changed)
     return Applied(applied, rejected, stale, is_whole=not writer.gone)
 
@@ -241,13 +242,8 @@ class _Writer:
     def _note(
         self, decision: Decision, id: str, before: int | None, after: int, state: State, other: str | None
     ) -> None:
-        """A line of the run's diff."""
         self.changed[id] = None
-        self._connection.execute(
-            "INSERT INTO sleep_change VALUES (?, "
-            "1 + coalesce((SELECT max(number) FROM sleep_change WHERE run = ?), 0), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(self._run, self._run, self._scope.tenant, self._scope.user, decision.action),
-                *(id, before, after, state, other, decision.reason),
-            ),
+        runs.note_change(
+            *(self._connection, self._run, self._scope, decision.action, id, before, after, state, other),
+            decision.reason,
         )

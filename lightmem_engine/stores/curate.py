@@ -14,7 +14,7 @@ from typing import Any
 
 from lightmem_engine.errors import Conflict, NotFound
 from lightmem_engine.prompts import v1 as prompts
-from lightmem_engine.stores import chats
+from lightmem_engine.stores import chats, edges
 from lightmem_engine.stores.entries import PENDING
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import from_ms, select_in, to_blob, to_json, to_ms
@@ -121,6 +121,7 @@ def patch(
             "INSERT INTO vector (entry, version, embed_model, blob) VALUES (?, ?, ?, ?)",
             (id, entry.version + 1, embed_model, to_blob(vector)),
         )
+    edges.write(connection, [id])
     record_changes(connection, scope, "entry", [id])
     changed = get(connection, scope, id)
     if text != entry.text:

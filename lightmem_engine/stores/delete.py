@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lightmem_engine.stores import scrub
+from lightmem_engine.stores import scrub, summaries
 from lightmem_engine.stores.curate import get, tell_chats
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.reembed import turn_vector
@@ -41,6 +41,8 @@ def delete_entry(connection: sqlite3.Connection, scope: Scope, id: str) -> None:
             told.append(message_id)  # conversations may have recalled it while it was pending
         for folded in _folded(connection, id):  # they say the same, and rest on the same messages
             delete_entry(connection, scope, folded)
+        for summary in summaries.telling_of(connection, id):  # they hold its words; what is left is told anew
+            delete_entry(connection, scope, summary)
         connection.execute("DELETE FROM entry WHERE id = ?", (id,))  # vectors, sources and links follow
         connection.execute("DELETE FROM sleep_pair WHERE target = ? OR source = ?", (id, id))
         connection.execute("DELETE FROM sleep_seen WHERE entry = ?", (id,))

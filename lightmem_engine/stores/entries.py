@@ -7,9 +7,14 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from lightmem_engine.mentions import edges_of, names_of
+from lightmem_engine.stores import edges
+from lightmem_engine.stores.edges import EDITED, LATEST, said
+from lightmem_engine.stores.heirs import BY_HAND, folded, heirs
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import from_blob, from_ms, offset_of, select_in, to_blob, to_json, to_ms
 from lightmem_engine.types import EntryDraft, Hit, IndexDoc, Scope, Vector
@@ -20,9 +25,6 @@ _ENTRY = (
 )
 # The key of a pending stretch: message sequence and first character.
 _PLACE = re.compile(r"m\d+\.\d+")
-_LATEST = "e.version = (SELECT max(version) FROM entry l WHERE l.id = e.id)"
-# Whether a version says something else than the first one, which the words of the message stand for.
-EDITED = "e.version > 1 AND e.text <> (SELECT f.text FROM entry f WHERE f.id = e.id AND f.version = 1)"
 PENDING = (
     "NOT EXISTS (SELECT 1 FROM sensed s JOIN segment g ON g.id = s.segment WHERE s.message = m.seq "
     "AND g.state = 'extracted') AND m.role IN ('user', 'assistant') AND m.superseded_ms IS NULL"
@@ -66,6 +68,7 @@ def insert(
             [(id, source.message_seq, source.start, source.end) for source in draft.sources],
         )
         connection.execute("INSERT INTO vector VALUES (?, 1, ?, ?)", (id, embed_model, to_blob(vector)))
+    edges.write(connection, ids)
     record_changes(connection, scope, "entry", ids)
     return ids
 
@@ -92,6 +95,7 @@ def changes(connection: sqlite3.Connection, scope: Scope, since: int) -> tuple[l
     entries = dict.fromkeys(ref for what, ref in rows if what == "entry")
     sql = "SELECT DISTINCT entry FROM entry_source WHERE message IN ({in})"
     entries |= dict.fromkeys(row[0] for row in select_in(connection, sql, messages))
+    entries |= dict.fromkeys(folded(connection, entries))
     pending = _pending_docs(connection, scope, list(messages))
     present = _entry_docs(connection, scope, list(entries))
     alive = {doc.key for doc in pending} | {doc.key for doc in present}
@@ -107,12 +111,12 @@ def hydrate(connection: sqlite3.Connection, scope: Scope, refs: Iterable[str]) -
     sql = (
         "SELECT s.entry, m.id FROM entry_source s JOIN entry e ON e.id = s.entry AND e.version = s.version "
         "JOIN message m ON m.seq = s.message "
-        f"WHERE e.tenant = ? AND e.user = ? AND e.id IN ({{in}}) AND {_LATEST} ORDER BY s.entry, m.seq"
+        f"WHERE e.tenant = ? AND e.user = ? AND e.id IN ({{in}}) AND {LATEST} ORDER BY s.entry, m.seq"
     )
     for entry, message_id in select_in(connection, sql, refs, *key):
         if message_id not in sources.setdefault(entry, []):
             sources[entry].append(message_id)
-    sql = f"SELECT {_ENTRY} FROM entry e WHERE e.tenant = ? AND e.user = ? AND e.id IN ({{in}}) AND {_LATEST}"
+    sql = f"SELECT {_ENTRY} FROM entry e WHERE e.tenant = ? AND e.user = ? AND e.id IN ({{in}}) AND {LATEST}"
     for id, kind, text, valid_from, offset_s, _, recorded_at, state, _, speaker, *_ in select_in(
         connection, sql, refs, *key
     ):
@@ -145,11 +149,6 @@ def _pending_hits(connection: sqlite3.Connection, scope: Scope, keys: list[str])
     return hits
 
 
-def said(speaker: str, text: str) -> str:
-    """The words of a turn entry, without the speaker in front."""
-    return text.removeprefix(f"{speaker}: ")
-
-
 def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] | None) -> list[IndexDoc]:
     """Docs of messages that no entry stands for yet: whole before the sensory stage, in pieces after it."""
     columns = (
@@ -174,7 +173,8 @@ def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] 
                 position=(seq, begin),
                 role=role,
                 speaker=speaker,
-                text=content if start is None else content[start:end],
+                text=(words := content if start is None else content[start:end]),
+                names=names_of(speaker, edges_of(speaker, words, {})),
                 vector=None if blob is None else from_blob(blob),
                 event_time=from_ms(event_ms, offset_s),
                 recorded_at=from_ms(recorded_ms),
@@ -185,14 +185,16 @@ def _pending_docs(connection: sqlite3.Connection, scope: Scope, seqs: list[int] 
 
 
 def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | None) -> list[IndexDoc]:
-    """Docs of the latest version of entries; an extractive entry is found by its original words until its text is
-    changed."""
-    columns = f'{_ENTRY}, v.blob, s.message, s.start, s."end", m.content, {EDITED}'
+    """Docs of the latest version of entries. An extractive entry is found by its original words until somebody
+    changes its text; what sleep made of it is found besides, and what was merged into it at its own place."""
+    merged = f"e.kind = 'turn' AND {EDITED} AND NOT {BY_HAND}"
+    first = "(SELECT o.blob FROM vector o WHERE o.entry = e.id AND o.version = 1)"
+    columns = f'{_ENTRY}, v.blob, s.message, s.start, s."end", m.content, {EDITED}, CASE WHEN {merged} THEN {first} END'
     sql = (
         f"SELECT {columns} FROM entry e JOIN vector v ON v.entry = e.id AND v.version = e.version "
         # Its place is that of its first version: later ones may rest on the messages of others, too.
         "JOIN entry_source s ON s.entry = e.id AND s.version = 1 JOIN message m ON m.seq = s.message "
-        f"WHERE e.tenant = ? AND e.user = ? AND {_LATEST}"
+        f"WHERE e.tenant = ? AND e.user = ? AND {LATEST}"
     )
     key = (scope.tenant, scope.user)
     rows: list[Any]
@@ -200,18 +202,20 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
         rows = connection.execute(sql, key).fetchall()
     else:
         rows = select_in(connection, f"{sql} AND e.id IN ({{in}})", ids, *key)
-    docs: dict[str, IndexDoc] = {}
+    names = edges.names(connection, scope, ids)
+    lives_on = heirs(connection, [row[0] for row in rows if row[7] == "archived"])
+    docs: dict[str, list[IndexDoc]] = {}
     for row in sorted(rows, key=lambda row: (row[0], row[14], row[15])):
         id, kind, text, valid_from, offset_s, valid_to, recorded_at, state, session, speaker, role = row[:11]
-        tags, metadata, blob, seq, start, end, content, edited = row[11:]
+        tags, metadata, blob, seq, start, end, content, edited, original = row[11:]
         if id in docs:
             continue
         turn = kind == "turn"
-        docs[id] = IndexDoc(
+        own = IndexDoc(
             op="put",
             key=f"m{seq}.{start}" if turn else f"e{id}",
             ref=id,
-            session=session,
+            session="" if kind == "summary" else session,  # it was not said in any
             position=(seq, start),
             kind=kind,
             state=state,
@@ -224,8 +228,16 @@ def _entry_docs(connection: sqlite3.Connection, scope: Scope, ids: list[str] | N
             recorded_at=from_ms(recorded_at),
             tags=tuple(json.loads(tags)),
             metadata=json.loads(metadata),
+            names=names.get(id, ()),
+            heir=lives_on.get(id, ""),
         )
-    return list(docs.values())
+        docs[id] = [own]
+        if original is not None:  # what sleep wrote stands beside the conversation, not in it
+            docs[id] = [
+                replace(own, text=content[start:end], vector=from_blob(original)),
+                replace(own, key=f"e{id}", session=""),
+            ]
+    return [doc for own in docs.values() for doc in own]
 
 
 def _drops(

@@ -60,6 +60,12 @@ class LexicalIndex:
         columns = (self._live, self._num_terms, self._num_words, self._seq, self._piece, self._session, self._length)
         return self._postings.nbytes + sum(c.nbytes for c in (*columns, *self._links)) + 100 * len(self._finger)
 
+    @property
+    def links(self) -> tuple[Slots, Slots]:
+        """int32 [slots] each; the document before and the one after in the same session, -1 where there is none."""
+        before, after = (link.values for link in self._links)
+        return before, after
+
     def add(self, text: str, session: int, position: tuple[int, int], near: int = _NONE) -> int:
         """Index a text at its place in a session (negative: alone, without neighbours); return its slot.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.runtime.failpoints import Failpoints
-from lightmem_engine.stores import entries, log, reembed, schema, scrub, work
+from lightmem_engine.stores import edges, entries, log, reembed, schema, scrub, work
 from lightmem_engine.stores.chats import Chats
 from lightmem_engine.stores.sqlite import Database, Work
 from lightmem_engine.stores.stats import stats
@@ -48,6 +48,7 @@ class MemoryDB:
             path.chmod(0o600)
         try:
             await database.prepare(schema.migrate)
+            await database.write(edges.write_missing)
             await database.write(log.forget_changes)
             if await database.read(scrub.is_due):
                 await scrub.scrub(database.write_alone)

@@ -168,8 +168,9 @@ def _entries(connection: sqlite3.Connection, scope: Scope, numbers: dict[int, in
 def _links(connection: sqlite3.Connection, scope: Scope) -> Iterator[dict[str, Any]]:
     rows = connection.execute(
         f"SELECT k.entry, k.version, k.other, k.kind FROM entry e JOIN entry_link k ON k.entry = e.id "
-        f"AND k.version = e.version WHERE {_USER} ORDER BY 1, 2, 3",
-        (scope.tenant, scope.user),
+        f"AND k.version = e.version WHERE {_USER} UNION ALL SELECT entry, version, member, "
+        f"CASE WHEN is_own THEN 'summary' ELSE 'recalled' END FROM summary_of WHERE {_USER} ORDER BY 1, 2, 3",
+        (scope.tenant, scope.user) * 2,
     )
     for entry, version, other, kind in rows:
         yield {"type": "link", "user": scope.user, "entry": entry, "version": version, "other": other, "kind": kind}

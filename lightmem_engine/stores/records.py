@@ -18,7 +18,7 @@ from lightmem_engine.types import KINDS, ROLES, STATES
 Check = Callable[[Any], bool]
 Row = Mapping[str, Any]
 _MAX = 2**53
-LINKS = ("duplicate", "merged", "split")
+LINKS = ("duplicate", "merged", "split", "summary", "recalled")
 
 _ID = re.compile(r"[\w.:-]{1,64}")
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightmem_engine.errors import ConfigError
-from lightmem_engine.stores.entries import EDITED, said
+from lightmem_engine.stores.edges import EDITED, said
 from lightmem_engine.stores.rows import select_in, to_blob
 from lightmem_engine.types import Vector, Vectors
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lightmem_engine.errors import Conflict
-from lightmem_engine.stores import work
+from lightmem_engine.stores import edges, linked, work
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.records import Row, UserRecords, moment
 from lightmem_engine.stores.reembed import Spoken, embedded_text, turn_vector
@@ -210,10 +210,8 @@ class _Restorer:
                 "INSERT INTO vector (entry, version, embed_model, blob) VALUES (?, ?, ?, ?)",
                 (row["id"], row["version"], self._embed_model, to_blob(vector)),
             )
-        self._connection.executemany(
-            "INSERT OR IGNORE INTO entry_link VALUES (?, ?, ?, ?)",
-            [tuple(row[name] for name in ("entry", "version", "other", "kind")) for row in self._records.links],
-        )
+        linked.restore(self._connection, self._scope, self._records)
+        edges.write(self._connection, new)
         record_changes(self._connection, self._scope, "entry", sorted(new))
         return len(new)
 

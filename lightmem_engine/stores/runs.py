@@ -19,6 +19,7 @@ from lightmem_engine.types import (
     SleepChange,
     SleepReport,
     SleepRun,
+    State,
 )
 
 _COLUMNS = (
@@ -86,6 +87,26 @@ def count(connection: sqlite3.Connection, id: str, **counters: float) -> None:
     assert counters.keys() <= _COUNTERS
     sums = ", ".join(f"{name} = {name} + ?" for name in counters)
     connection.execute(f"UPDATE sleep_run SET {sums} WHERE id = ?", (*counters.values(), id))
+
+
+def note_change(
+    connection: sqlite3.Connection,
+    run: str,
+    scope: Scope,
+    action: str,
+    entry: str,
+    before: int | None,
+    after: int,
+    state: State,
+    other: str | None,
+    reason: str,
+) -> None:
+    """A line of the run's diff."""
+    connection.execute(
+        "INSERT INTO sleep_change VALUES (?, "
+        "1 + coalesce((SELECT max(number) FROM sleep_change WHERE run = ?), 0), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (run, run, scope.tenant, scope.user, action, entry, before, after, state, other, reason),
+    )
 
 
 def end(connection: sqlite3.Connection, id: str, state: RunState, error: str | None, now: datetime) -> None:

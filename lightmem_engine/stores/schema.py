@@ -206,8 +206,35 @@ CREATE TABLE sleep_seen (
 CREATE INDEX sleep_seen_by_user ON sleep_seen (tenant, user);
 """
 
+# The memory graph, and summaries. An edge holds as long as the version of the entry that says so: `edge` reads times
+# and state there, so that neither sleep, nor a rollback, nor a deletion can leave the two in disagreement.
+_GRAPH = """
+CREATE TABLE entry_edge (
+    entry TEXT NOT NULL, version INTEGER NOT NULL, number INTEGER NOT NULL,
+    tenant TEXT NOT NULL, user TEXT NOT NULL, subject TEXT NOT NULL, relation TEXT NOT NULL, object TEXT NOT NULL,
+    PRIMARY KEY (entry, version, number),
+    FOREIGN KEY (entry, version) REFERENCES entry (id, version) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX entry_edge_by_subject ON entry_edge (tenant, user, subject);
+CREATE INDEX entry_edge_by_object ON entry_edge (tenant, user, object);
+
+-- What a summary tells of: the entries of its window (`is_own`) and those it recalls and cites, as they were then.
+CREATE TABLE summary_of (
+    entry TEXT NOT NULL, version INTEGER NOT NULL, tenant TEXT NOT NULL, user TEXT NOT NULL,
+    member TEXT NOT NULL, member_version INTEGER NOT NULL, is_own INTEGER NOT NULL,
+    PRIMARY KEY (entry, version, member),
+    FOREIGN KEY (entry, version) REFERENCES entry (id, version) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX summary_of_by_member ON summary_of (member);
+CREATE INDEX summary_of_by_user ON summary_of (tenant, user);
+
+CREATE VIEW edge AS SELECT k.tenant, k.user, k.subject, k.relation, k.object, e.valid_from, e.valid_to, e.recorded_at,
+    e.superseded_at, e.run_id, e.state, k.entry AS source, k.version, k.number
+    FROM entry_edge k JOIN entry e ON e.id = k.entry AND e.version = k.version;
+"""
+
 # MIGRATIONS[n] leads from version n to n + 1.
-MIGRATIONS: dict[int, str] = {0: _V1, 1: _V2, 2: _V3, 3: KV_MANIFESTS}
+MIGRATIONS: dict[int, str] = {0: _V1, 1: _V2, 2: _V3, 3: KV_MANIFESTS, 4: _GRAPH}
 
 
 def migrate(connection: sqlite3.Connection) -> None:

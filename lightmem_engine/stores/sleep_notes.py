@@ -6,7 +6,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
-from lightmem_engine.stores.entries import EDITED, said
+from lightmem_engine.stores.edges import EDITED, said
 from lightmem_engine.stores.rows import from_blob, from_ms
 from lightmem_engine.types import Decision, Scope, SleepNote
 
@@ -82,6 +82,11 @@ def mark_seen(connection: sqlite3.Connection, scope: Scope, notes: Iterable[Slee
         "AND version = 1 AND (SELECT state FROM entry l WHERE l.id = e.id ORDER BY version DESC LIMIT 1) <> 'active'",
         (scope.tenant, scope.user),
     )
+
+
+def mark_summary_seen(connection: sqlite3.Connection, scope: Scope, id: str) -> None:
+    """A summary is made by sleep, and nothing that sleep looks at."""
+    connection.execute("INSERT INTO sleep_seen VALUES (?, ?, ?, x'')", (scope.tenant, scope.user, id))
 
 
 def decided(connection: sqlite3.Connection, scope: Scope) -> dict[tuple[str, str], bytes]:

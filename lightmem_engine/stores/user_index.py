@@ -8,6 +8,7 @@ import numpy as np
 
 from lightmem_engine.errors import CorruptStore
 from lightmem_engine.stores.attributes import Attributes
+from lightmem_engine.stores.graph_index import GraphIndex
 from lightmem_engine.stores.lexical import LexicalIndex
 from lightmem_engine.stores.vectors import VectorIndex
 from lightmem_engine.types import Columns, Floats, IndexDoc, Vector, Vectors
@@ -28,8 +29,9 @@ class UserIndex:
         self._lexical = LexicalIndex()
         self._vectors = VectorIndex(dim, device)
         self._attributes = Attributes()
+        self._graph = GraphIndex()
         self._slots: dict[str, int] = {}
-        self._texts: list[int] = []  # per slot a hash of text and place: equal hash, nothing to index again
+        self._texts: list[int] = []  # per slot a hash of text, place and names: equal hash, nothing to index again
         self._waiting: dict[str, IndexDoc] = {}
         self._applied_seq = 0
 
@@ -45,7 +47,8 @@ class UserIndex:
     def nbytes(self) -> int:
         """Approximate bytes held, metadata not counted."""
         keys = sum(map(len, self._slots)) + 200 * len(self._slots) + 40 * len(self._texts)
-        return self._lexical.nbytes + self._vectors.nbytes + self._attributes.nbytes + keys
+        parts = (self._lexical, self._vectors, self._attributes, self._graph)
+        return sum(part.nbytes for part in parts) + keys
 
     def apply(self, docs: Iterable[IndexDoc], seq: int) -> None:
         """Take in changes in order. A vector of the wrong dimension raises `InvalidInput`."""
@@ -61,7 +64,7 @@ class UserIndex:
 
     def columns(self) -> Columns:
         """Attributes by slot; views, valid until the next `apply`."""
-        return self._attributes.columns()
+        return self._attributes.columns(*self._lexical.links)
 
     def lexical(self, terms: Sequence[str]) -> Floats:
         """float32 [slots]; BM25 of every document together with its neighbours, 0 for dead slots."""
@@ -70,6 +73,11 @@ class UserIndex:
     def cosine(self, vector: Vector) -> Floats:
         """float32 [slots]; nan where there is no vector."""
         return self._vectors.scores(vector, len(self._texts))
+
+    def graph(self, words: Sequence[str], *, far: bool) -> Floats:
+        """float32 [slots]; at most 1, how near each document is to what is named among the words of a question."""
+        columns = self.columns()
+        return self._graph.walk(words, columns.live, columns.before, columns.after, far=far)
 
     def waiting(self) -> list[IndexDoc]:
         """The newest documents that have no vector yet, as `protocols.SearchIndex.waiting` says."""
@@ -85,18 +93,19 @@ class UserIndex:
 
     def check(self) -> None:
         """Raise `CorruptStore` if the parts contradict each other."""
-        live = set(np.flatnonzero(self._attributes.columns().live).tolist())
+        columns = self.columns()
+        live = set(np.flatnonzero(columns.live).tolist())
         if live != set(self._slots.values()) or len(self._slots) != len(live):
             raise CorruptStore("user index: keys and live slots disagree")
         if not len(self._texts) == len(self._attributes) == len(self._lexical):
             raise CorruptStore("user index: the parts differ in length")
-        if np.any(self._vectors.has(len(self._texts)) & ~self._attributes.columns().live):
+        if np.any(self._vectors.has(len(self._texts)) & ~columns.live):
             raise CorruptStore("user index: a removed document still has a vector")
         self._lexical.check()
         self._vectors.check()
 
     def _put(self, doc: IndexDoc) -> None:
-        text = hash((doc.text, doc.session, doc.position))
+        text = hash((doc.text, doc.session, doc.position, doc.names))
         slot = self._slots.get(doc.key, -1)
         if slot >= 0 and self._texts[slot] == text:
             self._attributes.relabel(slot, doc)
@@ -108,11 +117,12 @@ class UserIndex:
 
     def _add(self, doc: IndexDoc, text: int, replaced: int) -> int:
         session = self._attributes.sessions.code(doc.session) if doc.session else -1
-        same_session = replaced >= 0 and session == self._attributes.columns().session[replaced]
+        same_session = replaced >= 0 and session == self.columns().session[replaced]
         slot = self._lexical.add(doc.text, session, doc.position, near=replaced if same_session else -1)
         if replaced >= 0:
             self._remove(replaced)
         self._attributes.append(doc)
+        self._graph.add(slot, doc.names)
         self._texts.append(text)
         self._slots[doc.key] = slot
         self._waiting.pop(doc.key, None)
@@ -135,10 +145,11 @@ class UserIndex:
         self._attributes.remove(slot)
 
     def _compact(self) -> None:
-        live = self._attributes.columns().live
+        live = self.columns().live
         new_slot = np.where(live, np.cumsum(live) - 1, -1).astype(np.int32)
         self._lexical.compact(new_slot)
         self._vectors.compact(new_slot)
         self._attributes.compact(new_slot)
+        self._graph.compact(new_slot)
         self._slots = {key: int(new_slot[slot]) for key, slot in self._slots.items()}
         self._texts = [self._texts[i] for i in np.flatnonzero(live)]

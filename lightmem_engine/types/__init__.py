@@ -21,6 +21,7 @@ from lightmem_engine.types.recall import Columns, Hit, IndexDoc
 from lightmem_engine.types.sensing import Piece, Segment, SensedTurn, Window, WindowScores, Word
 from lightmem_engine.types.sleep import (
     Action,
+    Change,
     Decision,
     RunReason,
     RunState,
@@ -40,6 +41,7 @@ __all__ = [
     "Action",
     "Block",
     "CacheOwner",
+    "Change",
     "ChatAsk",
     "ChatItem",
     "ChatOpened",

@@ -21,6 +21,8 @@ class IndexDoc:
         an entry; "e<entry id>" for a fact). A second `put` of a key replaces the first; if only ref, kind, state
         or vector differ, the text need not be indexed again.
     ref: entry id, or message id while pending.   position: (message seq, piece), the order within the session.
+    names: keys of what it speaks of, as `mentions.key` makes them.   heir: ref of the entry that shows instead of this
+        one, which was folded into it; it is searched for all the same.
     """
 
     op: Literal["put", "drop"]
@@ -39,6 +41,8 @@ class IndexDoc:
     recorded_at: datetime | None = None
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    heir: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ class Columns:
 
     Rows of removed documents remain, with `live` false. Times are milliseconds since 1970, `day` is
     `date.toordinal()` of the speaker's own day; a missing event time or recorded time is the smallest int64,
-    a missing `valid_to` the largest. `speaker` and `session` are places in `speakers` and `sessions`.
+    a missing `valid_to` the largest. `speaker` and `session` are places in `speakers` and `sessions`. `before` and
+    `after` are the slots of the documents next to each in its session, -1 where there is none.
     """
 
     live: npt.NDArray[np.bool_]
@@ -62,7 +67,11 @@ class Columns:
     session: npt.NDArray[np.int32]
     num_tokens: npt.NDArray[np.int32]  # of the indexed text
     asks: npt.NDArray[np.bool_]  # the text ends with a question mark
+    before: npt.NDArray[np.int32]
+    after: npt.NDArray[np.int32]
+    is_folded: npt.NDArray[np.bool_]  # an heir shows instead
     refs: Sequence[str]
+    heirs: Sequence[str]  # "" without one
     tags: Sequence[tuple[str, ...]]
     metadata: Sequence[Mapping[str, Any]]
     speakers: Sequence[str]

@@ -9,6 +9,7 @@ from typing import Literal
 from lightmem_engine.types.base import Kind, Role, State, Vector
 
 Action = Literal["ignore", "supersede", "duplicate", "update", "split"]
+Change = Literal["supersede", "duplicate", "update", "split", "summarise", "retire", "archive", "expire", "restore"]
 RunState = Literal["running", "done", "stopped", "failed", "rolled_back"]
 RunReason = Literal["call", "idle", "count", "schedule", "online"]
 
@@ -101,7 +102,7 @@ class SleepChange:
 
     number: int
     user: str
-    action: Action
+    action: Change
     entry: str
     before_version: int | None
     before_text: str | None

@@ -18,6 +18,7 @@ from lightmem_engine.chat.budget import CPU_FLOOR_MS, CUDA_MS, Deadline, automat
 from lightmem_engine.engine import LocalEngine
 from lightmem_engine.errors import BackendUnavailable, InvalidInput, StoreError
 from lightmem_engine.long_term.memory import LongTermMemory
+from lightmem_engine.long_term.state import take_in
 from lightmem_engine.models.stub_encoder import StubEmbedder
 from lightmem_engine.pipeline.calls import EMBED
 from lightmem_engine.stores.chats import Chats
@@ -170,10 +171,8 @@ async def test_an_index_begun_in_vain_is_there_for_the_next_turn(
         release.wait(20)
         plain(index, docs, seq)
 
-    import lightmem_engine.long_term.memory as module
-
-    plain = module._take_in
-    monkeypatch.setattr(module, "_take_in", build_slowly)
+    plain = take_in
+    monkeypatch.setattr("lightmem_engine.long_term.memory.take_in", build_slowly)
     talk = Talk(engine, session="s")
     talk.history = [user("which parcel?")]
     assert (await talk.open(budget_ms=200)).degraded == "block_only"

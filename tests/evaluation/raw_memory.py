@@ -13,6 +13,7 @@ import numpy as np
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.long_term.rank import DEFAULT_WEIGHTS, Weights
+from lightmem_engine.mentions import names_in
 from lightmem_engine.stores.user_index import UserIndex
 from lightmem_engine.types import Hit, IndexDoc, Message, Role, Scope, Vectors
 from tests.long_term.feed import MemoryFeed
@@ -89,6 +90,7 @@ class RawMemory:
                     role=ROLES[message.role],
                     speaker=message.name or message.role,
                     text=text,
+                    names=tuple(names_in(text)),
                     event_time=start + timedelta(seconds=i),
                     recorded_at=start,
                 )

@@ -31,6 +31,7 @@ class Script:
     most_in_flight: int = 0
     url: str = ""
     reply: Callable[[dict[str, Any]], str] | None = None  # text that depends on the request
+    count: Callable[[str], int] | None = None  # tokens of a text, for the usage of what `reply` says
 
     def answer(self, text: str, reason: str = "stop") -> None:
         """Answer requests that do not stream."""
@@ -78,7 +79,11 @@ def _app(script: Script) -> FastAPI:
         if script.status == 200 and script.requests[-1].get("stream"):
             return StreamingResponse(_stream(script), media_type="text/event-stream")
         if script.reply is not None:
-            script.answer(script.reply(asked))
+            text = script.reply(asked)
+            script.answer(text)
+            if script.count is not None and isinstance(script.body, dict):
+                read = sum(script.count(str(message["content"])) for message in asked["messages"])
+                script.body["usage"] = {"prompt_tokens": read, "completion_tokens": script.count(text)}
         if script.raw is not None:
             return Response(script.raw, script.status)
         return JSONResponse(script.body, script.status)

@@ -45,6 +45,7 @@ def picture(index: UserIndex) -> dict[str, tuple[object, ...]]:
     columns = index.columns()
     lexical = [index.lexical([word]) for word in WORDS]
     cosine = index.cosine(vector(1))
+    graph = index.graph(WORDS, far=True)
     return {
         columns.refs[slot]: (
             columns.state[slot],
@@ -55,6 +56,8 @@ def picture(index: UserIndex) -> dict[str, tuple[object, ...]]:
             columns.asks[slot],
             columns.tags[slot],
             [round(float(scores[slot]), 4) for scores in lexical],
+            round(float(graph[slot]), 4),
+            [columns.refs[link[slot]] if link[slot] >= 0 else None for link in (columns.before, columns.after)],
             None if np.isnan(cosine[slot]) else round(float(cosine[slot]), 5),
         )
         for slot in np.flatnonzero(columns.live).tolist()
@@ -72,6 +75,7 @@ puts = st.builds(
         speaker=speaker,
         vector=None if seed is None else vector(seed),
         tags=(state,),
+        names=tuple(text.split()[:2]),
     ),
     st.integers(1, 15),
     st.integers(0, 1),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightmem_engine.sleep.claims import plain, sentences
+from lightmem_engine.claims import plain, sentences
 
 
 @pytest.mark.parametrize(
