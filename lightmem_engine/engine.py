@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from lightmem_engine.chat.turn import ChatTurns, Surroundings
+from lightmem_engine.chat.surroundings import Surroundings
+from lightmem_engine.chat.turn import ChatTurns
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.curated import Curated
 from lightmem_engine.errors import InvalidInput

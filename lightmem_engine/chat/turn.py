@@ -11,14 +11,14 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, datetime
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from lightmem_engine.chat.budget import BLOCK_ONLY, NO_RECALL, Deadline
 from lightmem_engine.chat.items import check_messages, items_of, reply_item, spoken_text, without_injected
-from lightmem_engine.chat.recall import Contents, Recaller, Search
+from lightmem_engine.chat.recall import Recaller
+from lightmem_engine.chat.surroundings import Surroundings
 from lightmem_engine.chat.underway import Opening, Underway
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import Conflict, LightMemError
@@ -33,61 +33,17 @@ from lightmem_engine.types import (
     ChatOpened,
     ChatPlace,
     ChatView,
-    Hit,
     Injection,
-    Message,
     Note,
     OpenTurn,
     Scope,
-    TurnDraft,
     TurnOptions,
 )
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Drafts = Callable[[Sequence[Message], datetime | None], list[TurnDraft]]
 MAX_QUESTION_CHARS = 4000  # of a longer message the end is what recall asks with: questions come last
-
-
-class ChatStore(Protocol):
-    """Conversations on disk, as `stores.chats.Chats` keeps them."""
-
-    async def look(self, scope: Scope, ask: ChatAsk, now: datetime) -> ChatView:
-        """What is known of a request."""
-        ...
-
-    async def newest(self, scope: Scope, now: datetime) -> list[Hit]:
-        """What a block may be made of."""
-        ...
-
-    async def open(self, scope: Scope, ask: ChatAsk, drafts: Drafts, now: datetime) -> ChatOpened:
-        """Store what is new in a request."""
-        ...
-
-    async def close(
-        self, scope: Scope, place: ChatPlace, reply: ChatItem, drafts: Drafts, now: datetime
-    ) -> tuple[bool, bool]:
-        """Store a reply: whether it is on disk, and whether it brought a message to remember."""
-        ...
-
-    async def salt(self, scope: Scope) -> str:
-        """The user's salt."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What chat turns need of the engine. drafts: makes messages ready for the log.   wake: tells the stages of a
-    session's new messages.   now, today: the moment, and the day in the user's zone."""
-
-    store: ChatStore
-    search: Search
-    contents: Contents
-    drafts: Drafts
-    wake: Callable[[Scope, str], None]
-    now: Callable[[], datetime]
-    today: Callable[[], date]
 
 
 class ChatTurns:
