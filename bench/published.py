@@ -15,10 +15,11 @@ from tests.models import lingua_texts
 class Reference:
     """The published pipeline, step by step, one message after another."""
 
-    def __init__(self, folder: Path, layers: int, rate: float, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, layers: int, rate: float, patch: pytest.MonkeyPatch, device: str = "cpu") -> None:
         self.rate = rate
-        self.compressor = lingua_texts.package(folder, patch)
-        self.model = AutoModelForTokenClassification.from_pretrained(folder, attn_implementation="eager").eval()
+        self.compressor = lingua_texts.package(folder, patch, device)
+        model = AutoModelForTokenClassification.from_pretrained(folder, attn_implementation="eager")
+        self.model = model.to(device).eval()
         self.tokenizer = lingua_texts.tokenizer("bert")
         self.layers = range(layers - max(1, layers // 3), layers)
 
@@ -40,8 +41,8 @@ class Reference:
             ids += own
         ids = [*ids[:511], self.tokenizer.sep_token_id]
         with torch.no_grad():
-            maps = self.model(torch.tensor([ids]), output_attentions=True).attentions
-        whole = torch.stack([maps[layer][0] for layer in self.layers]).mean(0).mean(0).numpy()
+            maps = self.model(torch.tensor([ids], device=self.model.device), output_attentions=True).attentions
+        whole = torch.stack([maps[layer][0] for layer in self.layers]).mean(0).mean(0).cpu().numpy()
         inner = range(3, len(ids) - 3)
         rows = []
         for i, own in enumerate(spans):

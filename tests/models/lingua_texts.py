@@ -138,7 +138,7 @@ def gpt_tokens(text: str) -> int:
     return -(-len(text.encode()) // 4)
 
 
-def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def package(folder: Path, monkeypatch: pytest.MonkeyPatch, device: str = "cpu") -> Any:
     """The published compressor over a checkpoint, its network access cut off, counting with `gpt_tokens`."""
     llmlingua = pytest.importorskip("llmlingua", reason="the published package is a test extra")
     import tiktoken
@@ -150,6 +150,6 @@ def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(tiktoken, "encoding_for_model", lambda _: SimpleNamespace(encode=encode))
     state = torch.random.get_rng_state()
     try:
-        return llmlingua.PromptCompressor(str(folder), device_map="cpu", use_llmlingua2=True)
+        return llmlingua.PromptCompressor(str(folder), device_map=device, use_llmlingua2=True)
     finally:
         torch.random.set_rng_state(state)
