@@ -71,7 +71,8 @@ def test_words_and_probabilities_equal_the_packages(
         (scores,) = classifier.score([Window((text,))])
         visible = [(word.lstrip("\u2581"), p) for word, p in zip(words, means, strict=True) if word.strip("\u2581")]
         assert surface(text, scores.words[0]) == [word for word, _ in visible]
-        np.testing.assert_allclose([word.keep for word in scores.words[0]], [p for _, p in visible], atol=1e-4)
+        # Both are float32, which here is up to 2.4e-5 (package) and 2.3e-5 (packed layers) off double precision.
+        np.testing.assert_allclose([word.keep for word in scores.words[0]], [p for _, p in visible], atol=5e-5)
 
 
 def test_turns_of_a_window_read_each_other_but_keep_their_words_apart(classifier: LlmLinguaClassifier) -> None:
