@@ -119,7 +119,7 @@ def decide(draw: Draw) -> Example:
     entries: list[_Entry] = []
     speaker = owner if rng.random() < 0.3 else ""
     while len(entries) < room:
-        action = rng.choice(ACTIONS if not speaker else ("ignore", "supersede", "duplicate"))
+        action = _drawn(draw, ACTIONS if not speaker else ("ignore", "supersede", "duplicate"))
         pair = [next(keys, None), next(keys, None)] if action == "split" else [next(keys, None)]
         if None in pair:
             break
@@ -136,6 +136,13 @@ def decide(draw: Draw) -> Example:
     answer = {"role": "assistant", "content": compact({"decisions": decisions})}
     messages = v1.decide([entry.line for entry in entries], [target + 1 for target in targets])
     return Example((*messages, answer), ("decide",), schema=v1.DECIDE)
+
+
+def _drawn(draw: Draw, actions: Sequence[Action]) -> Action:
+    """All alike in the exam; in training more of what is hardest, two values of the same thing."""
+    if draw.split != "train":
+        return draw.rng.choice(actions)
+    return draw.rng.choices(actions, [2.5 if action == "supersede" else 1.0 for action in actions])[0]
 
 
 def _numbered(entries: list[_Entry], target: int) -> dict[str, Any]:
