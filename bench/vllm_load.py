@@ -94,7 +94,8 @@ class Server:
     @asynccontextmanager
     async def background(self, workers: int, arm: Arm, admission: Admission | None, seed: int) -> AsyncIterator[None]:
         """Workers that call the model again and again at sleep's priority while the context lasts."""
-        remote = RemoteModel(f"{self._url}/v1", self._model, api_key=self._key, send_priority=True)
+        ranks = admission is not None
+        remote = RemoteModel(f"{self._url}/v1", self._model, api_key=self._key, send_priority=ranks)
         model: LanguageModel = remote if admission is None else AdmittedModel(remote, admission)
         tasks = [asyncio.create_task(self._work(model, arm, random.Random(f"{seed} {i}"))) for i in range(workers)]
         try:
