@@ -37,7 +37,7 @@ from lightmem_engine.runtime.flag import NAME, ForegroundFlag
 from lightmem_engine.runtime.policy import Policy
 from lightmem_engine.vllm_plugin.launcher import SCHEDULERS
 from lightmem_engine.vllm_plugin.settings import PluginSettings
-from tests.support.vllm_server import MODEL, VllmServer
+from tests.support.vllm_server import FAST, MODEL, VllmServer
 
 ARMS = ("alone", "with admission", "without admission")
 Figure = Callable[[Sequence[Chat]], float]
@@ -111,7 +111,7 @@ def _admission(args: argparse.Namespace) -> Admission:
 
 def _options(args: argparse.Namespace) -> list[str]:
     """What our launcher would set, on a vLLM without it: here the clients name their own class."""
-    options = ["--scheduling-policy", "priority"]
+    options = [*FAST, "--scheduling-policy", "priority"]
     if args.background == "pause":
         options += ["--scheduler-cls", f"{SCHEDULERS}.PausingScheduler"]
     return options

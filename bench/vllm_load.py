@@ -74,10 +74,12 @@ class Server:
         self._since = 0.0
         self.busy = 0.0
 
-    async def chat(self, random_: random.Random, held: AbstractContextManager[None]) -> Chat:
-        """One streamed chat, whose prompt nobody has sent before. held: kept while it runs."""
+    async def chat(self, random_: random.Random, held: AbstractContextManager[None], user: str | None = None) -> Chat:
+        """One streamed chat, whose prompt nobody has sent before. held: kept while it runs.   user: whose memory."""
         body: dict[str, Any] = {"model": self._model, "stream": True, "temperature": 0, "ignore_eos": True}
         body |= {"max_tokens": self._shape.answer, "messages": [_said(random_, self._shape.prompt)]}
+        if user is not None:
+            body["memory"] = {"user_id": user}
         times: list[float] = []
         with held, self._counted():
             started = time.perf_counter()

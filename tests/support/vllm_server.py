@@ -55,9 +55,15 @@ class VllmServer:
     """The server; ready within minutes on a busy machine. `stop` ends it as Ctrl-C would."""
 
     def __init__(
-        self, directory: Path, *arguments: str, settings: Sequence[str] = MEMORY, is_plain: bool = False
+        self,
+        directory: Path,
+        *arguments: str,
+        settings: Sequence[str] = MEMORY,
+        is_plain: bool = False,
+        model: str = "",
     ) -> None:
-        """directory: holds the data, the log and the registration.   is_plain: vLLM alone, without memory."""
+        """directory: holds the data, the log and the registration.   is_plain: vLLM alone, without memory.   model:
+        instead of the packaged one."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = directory / "data"
@@ -65,19 +71,19 @@ class VllmServer:
         self._directory = directory
         self._settings = settings
         self._is_plain = is_plain
+        self._model = model or str(packaged_micro_qwen().directory)
         self.start(*arguments)
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Start it, once more if it has ended; over the same data and on the same port."""
-        model = str(packaged_micro_qwen().directory)
         command = [sys.executable, "-m"]
         if self._is_plain:
-            command += ["tests.support.plain_vllm", model, "--host", "127.0.0.1"]
+            command += ["tests.support.plain_vllm", self._model, "--host", "127.0.0.1"]
         else:
-            command += ["lightmem_engine", "serve", "--backend", "vllm", "--model", model]
+            command += ["lightmem_engine", "serve", "--backend", "vllm", "--model", self._model]
             command += ["--data-dir", str(self.data_dir)]
             command += [word for setting in self._settings for word in ("--set", setting)]
-        command += ["--served-model-name", MODEL, "--port", str(self.port), *FAST, *arguments]
+        command += ["--served-model-name", MODEL, "--port", str(self.port), *arguments]
         inherited = environment(self._directory / "registration") | dict(env or {})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited, start_new_session=True)
