@@ -114,7 +114,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         if watch is not None:
             watch.stop()
         if flag is not None:
-            flag.close()
+            flag.set(0)
         lock.release()
 
     if watch is not None:

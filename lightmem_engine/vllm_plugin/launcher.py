@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     guardian = Guardian(plan.owner_arguments, os.environ | plan.owner_environment)
     try:
         ready = guardian.start()
-        _make_room(args, ready.gpu_held, ready.gpu_total)
+        make_room(args, ready.gpu_held, ready.gpu_total)
         command.cmd(args)
     except KeyboardInterrupt:
         logger.warning("stopped")
@@ -200,7 +200,7 @@ def _refuse_strangers(host: str | None) -> None:
         )
 
 
-def _make_room(args: argparse.Namespace, held: int, total: int) -> None:
+def make_room(args: argparse.Namespace, held: int, total: int) -> None:
     """Take the memory's models off vLLM's share of the GPU. Raises `ConfigError` if nothing is left."""
     if not held:
         return
