@@ -3,18 +3,23 @@
     python -m bench.bench_interference [--chats 500] [--seeds 5] [--dry]
     python -m bench.bench_interference --url http://127.0.0.1:8000 --model Qwen/Qwen3-8B   # a server that runs
 
+A server of its own is vLLM without memory, with the scheduler that our launcher would give it (--background). One that
+runs must take `priority` from this bench, as plain vLLM with --scheduling-policy priority does, and then --background
+cancel is what can be measured.
+
 First the server's saturation (closed loop) and the rate of background calls alone; then, seed by seed, all arms one
 after another in changing order: chats arriving at half of saturation; the same with background calls through admission;
-the same with background calls that nobody holds back. Rows in bench/results/interference.csv: times to the first token
-and between tokens, pooled over seeds; the ratio of their p99 to the chats alone, with a bootstrap interval over chats;
-one step of the model; the background's share of the idle capacity: of its rate alone, times the share of time without a
-chat. Calls that were cancelled do not count.
+the same with background calls that nobody holds back and that rank like chats. Rows in bench/results/interference.csv:
+times to the first token and between tokens, pooled over seeds; the ratio of their p99 to the chats alone, with a
+bootstrap interval over chats; one step of the model; the background's share of the idle capacity: of its rate alone,
+times the share of time without a chat. Calls that were cancelled do not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import sys
 import tempfile
@@ -28,8 +33,11 @@ import numpy as np
 from bench.harness import Table
 from bench.vllm_load import Arm, Chat, Server, Shape, closed_loop, open_loop
 from lightmem_engine.runtime.admission import Admission
+from lightmem_engine.runtime.flag import NAME, ForegroundFlag
 from lightmem_engine.runtime.policy import Policy
-from tests.support.vllm_server import MODEL, VllmServer
+from lightmem_engine.vllm_plugin.launcher import SCHEDULERS
+from lightmem_engine.vllm_plugin.settings import PluginSettings
+from tests.support.vllm_server import FAST, MODEL, VllmServer
 
 ARMS = ("alone", "with admission", "without admission")
 Figure = Callable[[Sequence[Chat]], float]
@@ -59,13 +67,19 @@ def ratio(figure: Figure, arm: Sequence[Chat], alone: Sequence[Chat], draws: int
 
 async def run(server: Server, args: argparse.Namespace, table: Table) -> None:
     """All arms, all rows."""
-    case: dict[str, object] = {"model": args.model, "prompt": args.prompt, "chats": args.chats, "seeds": args.seeds}
+    case: dict[str, object] = {
+        "model": args.model,
+        "background": args.background,
+        "prompt": args.prompt,
+        "chats": args.chats,
+        "seeds": args.seeds,
+    }
     await closed_loop(server, args.clients, args.clients, 0)  # warm
     saturation = await closed_loop(server, args.clients, args.warm_chats, 1)
     rate = 0.5 * saturation
     table.value(case, "saturation", "chats/s", saturation)
     only = Arm()
-    async with server.background(args.workers, only, Admission(_policy(args)), 0):
+    async with server.background(args.workers, only, _admission(args), 0):
         await asyncio.sleep(args.alone_seconds)
     idle = only.background / args.alone_seconds
     table.value(case, "background alone", "tokens/s", idle)
@@ -83,15 +97,24 @@ async def _one(server: Server, args: argparse.Namespace, name: str, rate: float,
     if name == "alone":
         return await open_loop(server, rate, per_seed, seed)
     beside = Arm()
-    admission = Admission(_policy(args)) if name == "with admission" else None
+    admission = _admission(args) if name == "with admission" else None
     async with server.background(args.workers, beside, admission, seed):
         arm = await open_loop(server, rate, per_seed, seed, admission=admission)
         arm.background = beside.background
     return arm
 
 
-def _policy(args: argparse.Namespace) -> Policy:
-    return Policy(args.workers, preempts=True)
+def _admission(args: argparse.Namespace) -> Admission:
+    policy = Policy(args.workers, preempts=True, pauses=args.background == "pause")
+    return Admission(policy, None if args.flag is None else args.flag.set)
+
+
+def _options(args: argparse.Namespace) -> list[str]:
+    """What our launcher would set, on a vLLM without it: here the clients name their own class."""
+    options = [*FAST, "--scheduling-policy", "priority"]
+    if args.background == "pause":
+        options += ["--scheduler-cls", f"{SCHEDULERS}.PausingScheduler"]
+    return options
 
 
 def _rows(table: Table, case: dict[str, object], arms: dict[str, Arm], idle: float) -> None:
@@ -129,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="a server that runs; without it vLLM is started on CPU with the packaged model")
     parser.add_argument("--model", default=MODEL, help="its name for the model")
+    parser.add_argument("--background", choices=("pause", "cancel"), default="pause", help="as the server was started")
     parser.add_argument("--key", default="", help="its API key")
     parser.add_argument("--chats", type=int, default=500, help="per arm")
     parser.add_argument("--seeds", type=int, default=5)
@@ -138,13 +162,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=600, help="tokens of a chat's prompt, about")
     parser.add_argument("--alone-seconds", type=float, default=20.0, help="of background work alone")
     parser.add_argument("--dry", action="store_true", help="keep no rows")
+    parser.set_defaults(flag=None)
     args = parser.parse_args(argv)
     table = Table("interference", None) if args.dry else Table("interference")
     with ExitStack() as stack:
         url = args.url
         if url is None:
-            directory = stack.enter_context(tempfile.TemporaryDirectory())
-            url = stack.enter_context(VllmServer(Path(directory))).url
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            args.flag = stack.enter_context(ForegroundFlag(directory / NAME, is_writer=True))
+            PluginSettings(str(directory / "engine.sock"), "").publish(os.environ)  # where the scheduler finds the flag
+            url = stack.enter_context(VllmServer(directory, *_options(args), is_plain=True)).url
         asyncio.run(_measure(args, table, url))
     return 0
 

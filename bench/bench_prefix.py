@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from bench.harness import Table
-from tests.support.vllm_server import DETAILS, MODEL, VllmServer
+from tests.support.vllm_server import DETAILS, FAST, MODEL, VllmServer
 
 CITIES = ("Lisbon", "Oslo", "Turin", "Porto", "Ghent", "Riga", "Bern", "Cork", "Lyon", "Graz")
 PEOPLE = ("sister", "brother", "aunt", "uncle", "cousin", "neighbour", "boss", "dentist", "teacher", "friend")
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
     table = Table("prefix", None) if args.dry else Table("prefix")
-    with tempfile.TemporaryDirectory() as directory, VllmServer(Path(directory), *DETAILS) as server:
+    with tempfile.TemporaryDirectory() as directory, VllmServer(Path(directory), *FAST, *DETAILS) as server:
         found = measure(server.url, "unused", "ann", args.turns)
     case = {"turns": args.turns, "model": "lightmem-micro-qwen", "block": 32}
     for name, turns in (("on", found.on), ("off", found.off)):

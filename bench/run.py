@@ -76,6 +76,21 @@ BENCHES = {
         (),
         ("--people", "1", "--dry"),
     ),
+    "serve": Bench(
+        "bench.bench_serve",
+        "vLLM alone, and with memory off, on, and asleep",
+        files="needs vLLM: python -m bench.bench_serve",
+    ),
+    "interference": Bench(
+        "bench.bench_interference",
+        "what background work costs those who chat",
+        files="needs vLLM: python -m bench.bench_interference",
+    ),
+    "prefix": Bench(
+        "bench.bench_prefix",
+        "whether memory keeps vLLM's prefix cache",
+        files="needs vLLM: python -m bench.bench_prefix",
+    ),
     "recall": Bench(
         "bench.bench_recall",
         "what each term of the ranking contributes",
@@ -109,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in BENCHES:
             parser.error(f"no bench is called {name!r}; there are {', '.join(BENCHES)}")
         if BENCHES[name].files:
-            parser.error(f"{name} needs data files: {BENCHES[name].files}")
+            parser.error(f"{name} runs by hand: {BENCHES[name].files}")
     failed = []
     for name in args.names or [name for name, bench in BENCHES.items() if not bench.files]:
         bench = BENCHES[name]

@@ -74,10 +74,12 @@ class Server:
         self._since = 0.0
         self.busy = 0.0
 
-    async def chat(self, random_: random.Random, held: AbstractContextManager[None]) -> Chat:
-        """One streamed chat, whose prompt nobody has sent before. held: kept while it runs."""
+    async def chat(self, random_: random.Random, held: AbstractContextManager[None], user: str | None = None) -> Chat:
+        """One streamed chat, whose prompt nobody has sent before. held: kept while it runs.   user: whose memory."""
         body: dict[str, Any] = {"model": self._model, "stream": True, "temperature": 0, "ignore_eos": True}
         body |= {"max_tokens": self._shape.answer, "messages": [_said(random_, self._shape.prompt)]}
+        if user is not None:
+            body["memory"] = {"user_id": user}
         times: list[float] = []
         with held, self._counted():
             started = time.perf_counter()
@@ -94,7 +96,8 @@ class Server:
     @asynccontextmanager
     async def background(self, workers: int, arm: Arm, admission: Admission | None, seed: int) -> AsyncIterator[None]:
         """Workers that call the model again and again at sleep's priority while the context lasts."""
-        remote = RemoteModel(f"{self._url}/v1", self._model, api_key=self._key, send_priority=True)
+        ranks = admission is not None
+        remote = RemoteModel(f"{self._url}/v1", self._model, api_key=self._key, send_priority=ranks)
         model: LanguageModel = remote if admission is None else AdmittedModel(remote, admission)
         tasks = [asyncio.create_task(self._work(model, arm, random.Random(f"{seed} {i}"))) for i in range(workers)]
         try:

@@ -26,6 +26,8 @@ from lightmem_engine.runtime.batcher import BACKGROUND_SHARE, DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
 from lightmem_engine.runtime.device import give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
+from lightmem_engine.runtime.flag import NAME as FLAG_NAME
+from lightmem_engine.runtime.flag import ForegroundFlag
 from lightmem_engine.sensory.memory import SensoryMemory, spoken
 from lightmem_engine.stages import admission_policy, forget_prompts, load_watch, sleeper
 from lightmem_engine.stages import pipeline as build_pipeline
@@ -76,7 +78,8 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         raise
     kept = await open_kept(config, directory, db, lm, clock, failpoints)
     worker = _worker(config, encoders)
-    admission = Admission(admission_policy(config))
+    flag = ForegroundFlag(directory / FLAG_NAME, is_writer=True) if config.lm.pauses else None
+    admission = Admission(admission_policy(config), None if flag is None else flag.set)
     embed_model = encoders.embedder.name
     sleep = sleeper(config, db, embed_model, lm, worker, admission, clock, failpoints, encoders.device.kind)
     listeners = Listeners(sleep.heard, sleep.extracted)
@@ -118,6 +121,8 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     def release() -> None:
         if watch is not None:
             watch.stop()
+        if flag is not None:
+            flag.set(0)
         lock.release()
 
     if watch is not None:

@@ -50,7 +50,13 @@ def admission_policy(config: EngineConfig) -> Policy:
     keeps what it has read of its prompt; a model in this process finishes its step first, and calls stay."""
     slots = config.lm.slots
     is_remote = choose_lm(config)[0] == "remote"
-    return Policy(config.runtime.max_background, preempts=is_remote, slots=slots, reserved=max(1, slots // 8))
+    return Policy(
+        config.runtime.max_background,
+        preempts=is_remote,
+        pauses=is_remote and config.lm.pauses,
+        slots=slots,
+        reserved=max(1, slots // 8),
+    )
 
 
 def load_watch(config: EngineConfig, admission: Admission) -> LoadWatch | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 
 from lightmem_engine.cli.progress import progress
 from lightmem_engine.config_loader import LoadedConfig, markdown_table, options, shown
+from lightmem_engine.errors import ConfigError
 
 
 def serve(args: argparse.Namespace, loaded: LoadedConfig) -> int:
@@ -29,6 +31,17 @@ def evaluate(args: argparse.Namespace, loaded: LoadedConfig) -> int:
         print(json.dumps(result, indent=2))
     print(json.dumps(result))
     return 0
+
+
+def bench(args: argparse.Namespace, loaded: LoadedConfig) -> int:
+    """Run a bench of the repository in this directory. Raises `ConfigError` where there is none."""
+    try:
+        module = importlib.import_module(f"bench.bench_{args.what}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("bench", f"bench.bench_{args.what}"):
+            raise
+        raise ConfigError("the benches are in the repository; run this where it is checked out") from error
+    return int(module.main(args.rest))
 
 
 def show_config(args: argparse.Namespace, loaded: LoadedConfig) -> int:

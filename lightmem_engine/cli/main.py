@@ -103,6 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--judge-model", default="", help="model name to ask the judge for")
     evaluate.add_argument("--log", metavar="FILE", help="JSONL with one row per judged question")
 
+    bench = command("bench", commands.bench, "measure; from a checkout of the repository, where the benches are")
+    bench.add_argument("what", choices=["serve"], help="serve: vLLM alone, and with memory off, on, and asleep")
+    bench.add_argument("rest", nargs=argparse.REMAINDER, help="options of the bench; --help lists them")
+
     config = command("config", commands.show_config, "show every option: value, source and meaning")
     config.add_argument("--markdown", action="store_true", help="the option table of the README")
 

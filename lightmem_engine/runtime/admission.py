@@ -44,8 +44,11 @@ class _Call:
 class Admission:
     """Belongs to one event loop; not thread-safe."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, tell: Callable[[int], None] | None = None) -> None:
+        """tell: is told how many users wait for an answer, whenever that changes."""
         self.policy = policy
+        self._tell = tell or (lambda count: None)
+        self._num_users = 0
         self._num_foreground = 0
         self._running: set[_Call] = set()
         self._waiting: set[_Call] = set()
@@ -77,7 +80,7 @@ class Admission:
     def heard(self, load: Load | None) -> None:
         """What the model server says of itself; None when it says nothing any more."""
         self._load = load
-        if load is not None and load.running + load.waiting > self._own_peak:
+        if self.policy.room(0, self._own_peak, load) == 0:
             self._give_way()
         self._own_peak = len(self._running)
         self._admit()
@@ -85,14 +88,20 @@ class Admission:
     @contextmanager
     def foreground(self, *, brief: bool = False) -> Iterator[None]:
         """Hold while a user waits for an answer. brief: for what needs no language model; nothing gives way to it."""
-        self._num_foreground += 1
-        if not brief:
+        self._count(1, brief)
+        if not (brief or self.policy.pauses):
             self._give_way()
         try:
             yield
         finally:
-            self._num_foreground -= 1
+            self._count(-1, brief)
             self._admit()
+
+    def _count(self, change: int, brief: bool) -> None:
+        self._num_foreground += change
+        if not brief:
+            self._num_users += change
+            self._tell(self._num_users)
 
     @asynccontextmanager
     async def admit(self, priority: Priority, tokens: int, tenant: str) -> AsyncIterator[None]:

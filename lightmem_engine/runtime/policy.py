@@ -20,12 +20,15 @@ class Load:
 class Policy:
     """max_background: calls in flight at most.   reserved: sequence slots that background work leaves free, of `slots`
     (0: unknown).   max_wait: seconds after which a call runs beside the foreground.   preempts: whether calls in
-    flight give way when a user comes.   first_pause, longest_pause: before one that gave way asks again, doubling.
+    flight give way when a user comes.   pauses: the server lets them stand still itself, so they need not; they give
+    way only when they hold too much of its KV.   first_pause, longest_pause: before one that gave way asks again,
+    doubling.
     """
 
     max_background: int
     max_wait: float = 30.0
     preempts: bool = False
+    pauses: bool = False
     slots: int = 0
     reserved: int = 1
     first_pause: float = 0.05
@@ -41,13 +44,12 @@ class Policy:
 
         own: the most that were in flight since `load` was measured; the rest of what the server runs is other people's.
         """
-        if num_foreground:
+        if load is not None and load.kv_usage > MAX_KV_USAGE:
             return 0
-        if load is not None:
-            if load.running + load.waiting > own:
-                return 0
-            if load.kv_usage > MAX_KV_USAGE:
-                return 1
+        if self.pauses:
+            return self.ceiling
+        if num_foreground or (load is not None and load.running + load.waiting > own):
+            return 0
         return self.ceiling
 
     def pause(self, gave_way: int) -> float:

@@ -31,6 +31,9 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "FlexibleArgumentParser": ("vllm.utils.argparse_utils", "vllm.utils"),
     "cli_env_setup": ("vllm.entrypoints.serve.utils.api_utils", "vllm.entrypoints.utils"),
     "load_endpoint_plugins": ("vllm.plugins",),
+    "Scheduler": ("vllm.v1.core.sched.scheduler",),
+    "AsyncScheduler": ("vllm.v1.core.sched.async_scheduler",),
+    "current_platform": ("vllm.platforms",),
     "EndpointPlugin": ("vllm.plugins.endpoint_plugins.interface",),
 }
 
@@ -92,6 +95,11 @@ def argument_parser(prog: str) -> argparse.ArgumentParser:
     """vLLM's parser, which reads `--config FILE` and options with dashes or underscores."""
     parser: argparse.ArgumentParser = symbol("FlexibleArgumentParser")(prog=prog)
     return parser
+
+
+def is_cpu() -> bool:
+    """Whether this vLLM computes on the CPU."""
+    return bool(symbol("current_platform").is_cpu())
 
 
 def allowed_plugins(current: str | None) -> str:

@@ -29,6 +29,7 @@ from lightmem_engine.vllm_plugin.settings import PluginSettings
 
 PROG = "lightmem-engine"
 TOKEN_BYTES = 32
+SCHEDULERS = "lightmem_engine.vllm_plugin.scheduler"
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     guardian = Guardian(plan.owner_arguments, os.environ | plan.owner_environment)
     try:
         ready = guardian.start()
-        _make_room(args, ready.gpu_held, ready.gpu_total)
+        make_room(args, ready.gpu_held, ready.gpu_total)
         command.cmd(args)
     except KeyboardInterrupt:
         logger.warning("stopped")
@@ -153,11 +154,25 @@ def _model_settings(args: argparse.Namespace, config: EngineConfig) -> list[str]
         found.append("lm.send_priority=true")
     else:
         logger.warning("--scheduling-policy is %s: background work will not rank below chats", args.scheduling_policy)
+    if _pauses(args):
+        found.append("lm.pauses=true")
     if args.max_num_seqs:
         found.append(f"lm.slots={args.max_num_seqs}")
     if args.ssl_certfile:
         found.append("lm.verify_tls=false")  # the certificate names the public host, not this machine's loopback
     return found
+
+
+def _pauses(args: argparse.Namespace) -> bool:
+    """Whether background calls stand still inside vLLM; sets its scheduler if so. Raises `ConfigError`."""
+    free = args.scheduler_cls is None and args.scheduling_policy == "priority"
+    if args.background == "pause" and not free:
+        raise ConfigError("--background pause needs --scheduling-policy priority and no other --scheduler-cls")
+    if not free or args.background == "cancel" or (args.background == "auto" and not compat.is_cpu()):
+        return False
+    is_async = not (compat.is_cpu() or args.async_scheduling is False)
+    args.scheduler_cls = f"{SCHEDULERS}.{'PausingAsyncScheduler' if is_async else 'PausingScheduler'}"
+    return True
 
 
 def _address(args: argparse.Namespace) -> str:
@@ -185,7 +200,7 @@ def _refuse_strangers(host: str | None) -> None:
         )
 
 
-def _make_room(args: argparse.Namespace, held: int, total: int) -> None:
+def make_room(args: argparse.Namespace, held: int, total: int) -> None:
     """Take the memory's models off vLLM's share of the GPU. Raises `ConfigError` if nothing is left."""
     if not held:
         return

@@ -21,6 +21,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--set", metavar="OPTION=VALUE", action="append", default=[], help="set one option of the memory"
     )
+    group.add_argument(
+        "--background",
+        choices=("auto", "pause", "cancel"),
+        default="auto",
+        help="what the memory's calls of the model do while somebody chats: stand still inside vLLM, by a scheduler of "
+        "ours, or give up and begin anew; auto: pause on CPU, cancel elsewhere",
+    )
     parser.usage = "lightmem-engine serve [model_tag] [options]"
     parser.set_defaults(
         host="127.0.0.1",

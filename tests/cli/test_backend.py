@@ -37,3 +37,14 @@ def test_vllm_that_is_not_there_is_a_bad_argument() -> None:
     done = python("-m", "lightmem_engine", "serve", "--backend", "vllm", "--model", "x")
     assert done.returncode == 2
     assert "vLLM is not installed" in done.stderr
+
+
+def test_the_benches_are_in_the_repository() -> None:
+    shown = python("-m", "lightmem_engine", "bench", "serve", "--help")
+    assert shown.returncode == 0
+    assert "vLLM alone" in shown.stdout
+    code = "import sys; sys.modules['bench'] = None; from lightmem_engine.cli import main; "
+    code += "sys.exit(main(['bench', 'serve']))"
+    done = python("-c", code)
+    assert done.returncode == 2
+    assert "checked out" in done.stderr

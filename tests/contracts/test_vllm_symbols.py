@@ -36,6 +36,14 @@ args = vars(serve().subparser_init(sub).parse_args(["model"]))
 found["args"] = sorted(args)
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 found["fields"] = sorted(ChatCompletionRequest.model_fields)
+scheduler = compat.symbol("Scheduler")
+found["scheduler"] = inspect.getsource(scheduler.__init__)
+found["schedule"] = inspect.getsource(scheduler.schedule)
+from vllm.v1.core.sched.request_queue import RequestQueue
+found["queue"] = dir(RequestQueue)
+found["is_async_one"] = issubclass(compat.symbol("AsyncScheduler"), scheduler)
+from lightmem_engine.vllm_plugin import scheduler as ours
+found["ours"] = [issubclass(ours.PausingScheduler, scheduler), ours.SLICE_TOKENS]
 json.dump(found, sys.stdout)
 """
 
@@ -65,6 +73,15 @@ def test_the_options_and_fields_that_we_set_exist(found: dict[str, Any]) -> None
     options |= {"api_server_count", "headless", "ssl_certfile", "ssl_cert_reqs", "uds", "kv_transfer_config"}
     assert options <= {*found["args"]}
     assert {"messages", "priority", "cache_salt", "kv_transfer_params"} <= {*found["fields"]}
+
+
+def test_the_scheduler_has_what_we_hold_back_by(found: dict[str, Any]) -> None:
+    for name in ("running", "waiting", "max_num_running_reqs", "max_num_scheduled_tokens", "kv_cache_manager"):
+        assert f"self.{name}" in found["scheduler"], name
+    assert "token_budget = self.max_num_scheduled_tokens" in found["schedule"]
+    assert {"remove_requests", "add_request", "__iter__"} <= {*found["queue"]}
+    assert found["is_async_one"]
+    assert found["ours"] == [True, 64]
 
 
 def test_allowed_plugins_keep_everybodys(tmp_path: Path) -> None:

@@ -59,6 +59,25 @@ async def test_a_call_in_flight_gives_way_and_begins_anew() -> None:
     assert admission.counts == {"admitted": 2, "gave_way": 1, "aged": 0}
 
 
+async def test_where_the_server_pauses_calls_stay_until_the_cache_is_full() -> None:
+    admission, model = Admission(Policy(2, preempts=True, pauses=True, first_pause=0.001)), Model()
+    with admission.foreground():
+        task = asyncio.create_task(admission.run(Priority.SLEEP, 1, "t", model.call))
+        await _settle()
+        with admission.foreground():
+            await _settle()
+            assert (model.running, model.cancelled) == (1, 0)
+        admission.heard(Load(running=9, waiting=9, kv_usage=0.5))
+        await _settle()
+        assert model.running == 1
+        admission.heard(Load(running=9, waiting=9, kv_usage=0.95))
+        await _settle()
+        assert (model.running, model.cancelled) == (0, 1)
+        admission.heard(Load(running=9, waiting=9, kv_usage=0.5))
+    model.go.set()
+    assert await asyncio.wait_for(task, 5) == "done"
+
+
 async def test_a_search_is_no_reason_to_give_way() -> None:
     admission, model = Admission(QUICK), Model()
     task = asyncio.create_task(admission.run(Priority.SLEEP, 1, "t", model.call))

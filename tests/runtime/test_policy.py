@@ -14,6 +14,7 @@ POLICIES = st.builds(
     slots=st.integers(0, 20),
     reserved=st.integers(0, 5),
     preempts=st.booleans(),
+    pauses=st.booleans(),
 )
 LOADS = st.none() | st.builds(Load, COUNTS.map(float), COUNTS.map(float), st.floats(0, 1))
 
@@ -26,9 +27,11 @@ def test_reserved_slots_stay_free_and_users_come_first(
     assert 0 <= room <= policy.max_background
     if policy.slots > policy.reserved:
         assert room <= policy.slots - policy.reserved
-    if num_foreground or (load is not None and load.running + load.waiting > own):
+    is_full = load is not None and load.kv_usage > MAX_KV_USAGE
+    is_used = num_foreground > 0 or (load is not None and load.running + load.waiting > own)
+    if is_full or (is_used and not policy.pauses):
         assert room == 0
-    elif load is None or load.kv_usage <= MAX_KV_USAGE:
+    else:
         assert room == policy.ceiling >= 1
 
 

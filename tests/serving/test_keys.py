@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.serving.access import require_admin, scope_of
-from lightmem_engine.serving.keys import Caller, KeyRing
+from lightmem_engine.serving.keys import Caller, KeyRing, clear_keys
 from lightmem_engine.types import Scope
 from tests.support.server import STUB_ENCODERS, STUB_MODELS, Server
 from tests.support.upstream import ScriptedUpstream, completion, whole
@@ -202,6 +202,14 @@ def test_a_file_that_others_can_read_is_warned_about(tmp_path: Path, caplog: pyt
     path.chmod(0o644)
     KeyRing(str(path))
     assert "can be read by others" in caplog.text
+
+
+def test_keys_are_read_in_the_clear_where_another_server_compares_them(tmp_path: Path) -> None:
+    clear = '[[keys]]\nkey = "a"\ntenant = "red"\n[[keys]]\nkey = "b"\ntenant = "blue"\n'
+    assert clear_keys(_write(tmp_path / "clear.toml", clear)) == ["a", "b"]
+    assert clear_keys("") == []
+    with pytest.raises(ConfigError, match="only the sha256"):
+        clear_keys(_write(tmp_path / "hidden.toml", f'{clear}[[keys]]\nsha256 = "{"0" * 64}"\ntenant = "red"\n'))
 
 
 def test_admins_alone_may_do_what_admins_do() -> None:

@@ -38,7 +38,8 @@ def _planned(argv: list[str]) -> dict[str, Any]:
         return {"error": str(error)}
     except SystemExit as end:
         return {"error": words.getvalue().strip().splitlines()[-1], "code": end.code}
-    names = ("model_tag", "host", "port", "scheduling_policy", "prefix_caching_hash_algo", "api_key", "max_num_seqs")
+    names = [*("model_tag", "host", "port", "api_key", "max_num_seqs")]
+    names += ["scheduling_policy", "scheduler_cls", "prefix_caching_hash_algo"]
     return {
         "args": {name: getattr(args, name) for name in names},
         "owner": plan.owner_arguments,

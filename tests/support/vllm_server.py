@@ -26,7 +26,7 @@ START_SECONDS = 280.0
 FAST = ("--enforce-eager", "--block-size", "32", "--max-model-len", "4096")
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 DETAILS = ("--enable-prompt-tokens-details",)
-MEMORY = (*STUB_ENCODERS, "extract.mode=extractive", "sleep.mode=rules", "chat.budget_ms=2000")
+MEMORY = (*STUB_ENCODERS, "extract.mode=llm", "sleep.mode=rules", "chat.budget_ms=2000")
 MODEL = "micro"
 _OWNER = re.compile(r"owner is process (\d+)")
 
@@ -54,23 +54,36 @@ def environment(registration: Path) -> dict[str, str]:
 class VllmServer:
     """The server; ready within minutes on a busy machine. `stop` ends it as Ctrl-C would."""
 
-    def __init__(self, directory: Path, *arguments: str, settings: Sequence[str] = MEMORY) -> None:
-        """directory: holds the data, the log and the registration."""
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str,
+        settings: Sequence[str] = MEMORY,
+        is_plain: bool = False,
+        model: str = "",
+    ) -> None:
+        """directory: holds the data, the log and the registration.   is_plain: vLLM alone, without memory.   model:
+        instead of the packaged one."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = directory / "data"
         self.log = directory / "server.log"
         self._directory = directory
         self._settings = settings
+        self._is_plain = is_plain
+        self._model = model or str(packaged_micro_qwen().directory)
         self.start(*arguments)
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Start it, once more if it has ended; over the same data and on the same port."""
-        command = [sys.executable, "-m", "lightmem_engine", "serve", "--backend", "vllm"]
-        command += ["--model", str(packaged_micro_qwen().directory), "--served-model-name", MODEL]
-        command += ["--port", str(self.port), "--data-dir", str(self.data_dir), *FAST, *arguments]
-        for setting in self._settings:
-            command += ["--set", setting]
+        command = [sys.executable, "-m"]
+        if self._is_plain:
+            command += ["tests.support.plain_vllm", self._model, "--host", "127.0.0.1"]
+        else:
+            command += ["lightmem_engine", "serve", "--backend", "vllm", "--model", self._model]
+            command += ["--data-dir", str(self.data_dir)]
+            command += [word for setting in self._settings for word in ("--set", setting)]
+        command += ["--served-model-name", MODEL, "--port", str(self.port), *arguments]
         inherited = environment(self._directory / "registration") | dict(env or {})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited, start_new_session=True)

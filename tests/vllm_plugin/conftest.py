@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.vllm_server import DETAILS, HAS_VLLM, NO_VLLM, TOOLS, VllmServer
+from tests.support.vllm_server import DETAILS, FAST, HAS_VLLM, NO_VLLM, TOOLS, VllmServer
 
 KEYS = """
 [[keys]]
@@ -34,7 +34,7 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
     if not HAS_VLLM:
         pytest.skip(NO_VLLM)
     directory = tmp_path_factory.mktemp("vllm")
-    shared = ("--api-server-count", "2", "--enable-log-requests", *TOOLS, *DETAILS)
+    shared = ("--api-server-count", "2", "--enable-log-requests", *FAST, *TOOLS, *DETAILS)
     arguments = (*shared, "--keys", str(keys_file(directory)))
     with VllmServer(directory, *arguments) as server:
         yield server

@@ -29,6 +29,7 @@ REFUSED: list[tuple[Line, str]] = [
     ((["--set", "chat.topk=3"], {}), "did you mean 'chat.top_k'"),
     ((["--memory-config", "/nowhere.toml"], {}), "cannot read /nowhere.toml"),
     ((["--keys", "/nowhere.toml"], {}), "cannot read /nowhere.toml"),
+    ((["--background", "pause", "--scheduling-policy", "fcfs"], {}), "--background pause needs"),
     ((["--set", "upstream.url=http://x"], {}), "upstream.url is for the gateway"),
 ]
 
@@ -68,7 +69,7 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
             (["--model", "some/model", *base], {"VLLM_PLUGINS": "theirs,more"}),
             (["some/model", "--config", str(yaml), "--port", "8100", "--scheduling-policy", "fcfs"], {}),
             (["some/model", "--host", "0.0.0.0", "--keys", str(keys), *base], {}),
-            (["some/model", "--api-key", "theirs", *base], {"PYTHONHASHSEED": "7"}),
+            (["some/model", "--api-key", "theirs", "--background", "cancel", *base], {"PYTHONHASHSEED": "7"}),
             (["some/model", "--set", "lm.url=http://elsewhere/v1", *base], {}),
             (["some/model", "--keys", str(hashed), *base], {}),
         ],
@@ -79,6 +80,10 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
     assert plain["args"]["scheduling_policy"] == "priority"
     assert plain["args"]["prefix_caching_hash_algo"] == "sha256_cbor"
     assert plain["args"]["api_key"] is None
+    assert plain["args"]["scheduler_cls"] == "lightmem_engine.vllm_plugin.scheduler.PausingScheduler"
+    assert "lm.pauses=true" in plain["owner"]
+    assert own_key["args"]["scheduler_cls"] is None
+    assert "lm.pauses=true" not in own_key["owner"]
     assert plain["environment"] == {"VLLM_PLUGINS": "lightmem,more,theirs", "PYTHONHASHSEED": "0"}
     assert plain["socket"] == str(data / "engine.sock")
     assert {"lm.url=http://127.0.0.1:8000/v1", "lm.send_priority=true", "lm.disable_thinking=true"} <= {*plain["owner"]}
@@ -88,7 +93,8 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
     assert told["args"]["max_num_seqs"] == 7
     assert told["args"]["scheduling_policy"] == "fcfs"
     assert {"chat.top_k=3", "lm.url=http://127.0.0.1:8100/v1"} <= {*told["owner"]}
-    assert "lm.send_priority=true" not in told["owner"]
+    assert not {"lm.send_priority=true", "lm.pauses=true"} & {*told["owner"]}
+    assert told["args"]["scheduler_cls"] is None
     assert told["socket"] == str(data / "engine.sock")
     assert told["token"] != plain["token"]
 

@@ -11,6 +11,8 @@ import httpx
 import openai
 import pytest
 
+from lightmem_engine.client import EngineClient
+from lightmem_engine.types import Message, Sampling, Scope
 from tests.support.vllm_server import MODEL, VllmServer
 from tests.support.vllm_talk import THINKING_OFF, ask, client, native
 
@@ -157,6 +159,28 @@ def test_both_api_servers_share_one_memory(vllm: VllmServer) -> None:
     assert all("Oslo" in answer.text for answer in answers)
     served = set(re.findall(r"\(ApiServer_(\d) .*Received request chatcmpl", vllm.text()))
     assert served == {"0", "1"}
+
+
+def test_vllm_writes_the_facts_that_memory_keeps(vllm: VllmServer) -> None:
+    message = {"role": "user", "content": "My cousin moved to Ghent."}
+    body = {"user_id": "nora", "messages": [message], "wait": True}
+    assert native(vllm, "POST", "/v1/memory/add", json=body).status_code == 200
+    entries = native(vllm, "GET", "/v1/memory/entries", params={"user_id": "nora"}).json()["entries"]
+    assert any("Ghent" in entry["text"] for entry in entries), entries
+    stats = native(vllm, "GET", "/v1/memory/stats").json()
+    assert stats["usage"]["extract"]["calls"] >= 1
+    assert stats["parked"] == []
+
+
+async def test_the_owner_asks_vllm_by_its_own_token(vllm: VllmServer) -> None:
+    engine = EngineClient(vllm.data_dir / "engine.sock")
+    try:
+        await engine.add(Scope(user="olga"), [Message("user", "My friend moved to Riga.")])
+        question = [{"role": "user", "content": "Where does my friend live?"}]
+        answer = await engine.chat(Scope(user="olga"), question, None, Sampling(max_tokens=32))
+    finally:
+        await engine.aclose()
+    assert "Riga" in answer
 
 
 def test_health_readiness_and_metrics(vllm: VllmServer) -> None:

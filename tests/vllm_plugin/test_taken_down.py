@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.vllm_server import DETAILS, TOOLS, VllmServer
+from tests.support.vllm_server import DETAILS, FAST, TOOLS, VllmServer
 from tests.support.vllm_talk import ask, client, native
 from tests.vllm_plugin.conftest import keys_file
 
@@ -51,7 +51,7 @@ def test_all_processes_die_and_a_new_server_remembers(vllm: VllmServer, tmp_path
     assert not _is_alive(owner)
     options = tmp_path / "vllm.yaml"
     options.write_text(f"max-num-seqs: 8\nkeys: {keys_file(tmp_path)}\n", "utf-8")
-    vllm.start("--config", str(options), *TOOLS, *DETAILS, env={"VLLM_PLUGINS": "somebody_elses"})
+    vllm.start("--config", str(options), *FAST, *TOOLS, *DETAILS, env={"VLLM_PLUGINS": "somebody_elses"})
     vllm.wait_ready()
     answer = ask(vllm, "Where does my uncle live?", "mona")
     assert "Turin" in answer.text
