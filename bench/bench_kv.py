@@ -178,9 +178,10 @@ async def compare(model: QwenModel, root: Path, lengths: Sequence[int], rounds: 
 
 async def throttled(model: QwenModel, root: Path, length: int, requests: int, table: Table, shape: str) -> None:
     """A disk that becomes slow after it was measured."""
-    async with kept(model, root, always=False) as tier:
+    async with kept(model, root, always=True) as tier:
         first, following = conversation(model, length, "salt throttled")
         await keep(model, tier, first)
+        tier.rates = Rates(tier.rates.tokens, tier.rates.bytes)  # from here on the engine decides
         model.kept = None
         computed = [await first_token(model, following) for _ in range(5)]
         model.kept = tier

@@ -97,6 +97,14 @@ class Forgetful(Protocol):
         ...
 
 
+class ReadsAhead(Protocol):
+    """A model that can read the beginning of a prompt before anybody asks, and keep what it made of it."""
+
+    async def prefill(self, prompt: Prompt, beside: Prompt, priority: Priority) -> int:
+        """Read what two prompts begin with, and keep it for the owner of the first; how many tokens that is."""
+        ...
+
+
 class Feed(Protocol):
     """What recall asks of the durable store."""
 

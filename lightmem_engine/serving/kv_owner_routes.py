@@ -10,7 +10,7 @@ from pydantic import Field
 from lightmem_engine.errors import NotFound
 from lightmem_engine.pipeline.kv_keeper import KVKeeper
 from lightmem_engine.serving.access import engine_of
-from lightmem_engine.serving.memory_schemas import Strict, Text
+from lightmem_engine.serving.schemas import Strict, Text
 from lightmem_engine.stores.kv_manifests import Manifest
 from lightmem_engine.types import CacheOwner, Scope
 from lightmem_engine.wire_kv import BIND_PATH, FOLLOW_PATH, STANDS_PATH

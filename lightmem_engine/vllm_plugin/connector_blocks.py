@@ -206,7 +206,7 @@ def _event(cache: torch.Tensor) -> Any:
     """What a copy from another thread must come after: what the device has been given so far."""
     if cache.device.type != "cuda":
         return None
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return event
 
@@ -215,7 +215,7 @@ class _side_stream:
     """On CUDA: a stream of its own behind `ready`, finished when the context ends. Elsewhere nothing."""
 
     def __init__(self, cache: torch.Tensor, ready: Any) -> None:
-        self._stream = torch.cuda.Stream(cache.device) if ready is not None else None
+        self._stream = torch.cuda.Stream(cache.device) if ready is not None else None  # type: ignore[no-untyped-call]
         self._ready = ready
         self._context: Any = None
 

@@ -1,8 +1,8 @@
 """`python -m tests.support.vllm_kept CHECKPOINT CONFIG`: a real vLLM that keeps KV, asked line by line.
 
 CONFIG is the JSON of `--kv-transfer-config`. A line in: `{"messages", "salt", "params"}`; a line out on descriptor 3:
-`{"tokens", "prompt", "cached"}`, the new token ids, and how many tokens the prompt had and how many of them were not
-computed.
+`{"tokens", "text", "ids", "prompt", "cached"}`: the answer's token ids and text, the prompt's ids, how many these are
+and how many of them were not computed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ def main(checkpoint: str, config: str) -> None:
         (found,) = model.generate(
             [prompt], SamplingParams(temperature=0, max_tokens=MAX_TOKENS, extra_args=extra), use_tqdm=False
         )
-        row = {"tokens": list(found.outputs[0].token_ids), "prompt": len(ids), "cached": found.num_cached_tokens}
+        row = {
+            "tokens": list(found.outputs[0].token_ids),
+            "prompt": len(ids),
+            "ids": list(ids),
+            "cached": found.num_cached_tokens,
+        }
         answers.write(json.dumps(row | {"text": found.outputs[0].text}) + "\n")
         answers.flush()
 
