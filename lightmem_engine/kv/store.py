@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lightmem_engine.errors import StoreError
 from lightmem_engine.kv import files as kv_files
@@ -211,29 +210,6 @@ class KVStore:
         chosen = self.index.condemn(num_bytes, tenant, self.now())
         self.counters.count("evictions", len(chosen), reason=reason)
         self.sweep()
-
-    def verify(self) -> dict[str, int]:
-        """Read every chunk; damaged ones are removed. Counts: `ok`, `damaged`, `unreadable`."""
-        counts = {"ok": 0, "damaged": 0, "unreadable": 0}
-        for key, state, _, _ in self.index.all():
-            found = self.index.ready(key) if state == "ready" else None
-            if found is None:
-                continue
-            chunks, reason = self.read([found[0]], float("inf"))
-            counts["ok" if chunks else "unreadable" if reason == "io" else "damaged"] += 1
-        return counts
-
-    def stats(self) -> dict[str, Any]:
-        """What is stored, what is allowed, and all counters."""
-        try:
-            used, rows = self.index.used(), self.index.counts()
-            free = self.free_bytes(self.root)
-        except (sqlite3.Error, OSError) as error:
-            self._missed(error)
-            used, rows, free = 0, {}, 0
-        caps = self.bounds.caps
-        sizes = {"bytes_used": used, "bytes_cap": caps.total, "bytes_free": free, "tokens": rows.get("tokens", 0)}
-        return {**sizes, "chunks": rows.get("ready", 0), "manifests": len(self._allowed), **self.counters.snapshot()}
 
     def _put(
         self, manifest: str, tenant: str, fingerprint: bytes, span: Span, size: int, fill: Fill, seconds: float

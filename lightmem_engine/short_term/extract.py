@@ -9,7 +9,8 @@ from typing import Any
 
 from lightmem_engine.errors import InvalidInput, ModelError
 from lightmem_engine.prompts import v1
-from lightmem_engine.protocols import LanguageModel, ReadsAhead
+from lightmem_engine.protocols import LanguageModel
+from lightmem_engine.protocols_kv import ReadsAhead
 from lightmem_engine.short_term.dates import resolve
 from lightmem_engine.short_term.extractive import dated_texts
 from lightmem_engine.types import (

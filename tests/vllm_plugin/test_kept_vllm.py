@@ -79,16 +79,30 @@ async def test_a_returning_session_after_kill_9_of_the_model_server(tmp_path: Pa
             assert left
             fresh = await client.open_turn(ann, history, options)
             assert vllm.turn(fresh)["cached"] == 0  # a new salt
-            # Damage on the disk is computed over, and says the same.
-            for path in files(data / "kv"):
-                content = bytearray(path.read_bytes())
-                content[-1] ^= 1
-                path.write_bytes(content)
-        with KeptVllm(data, log) as vllm:
-            assert vllm.turn(stranger)["tokens"] == calm["tokens"]
         await client.aclose()
 
 
+@pytest.mark.slow
+async def test_damage_on_the_disk_is_computed_over_and_says_the_same(tmp_path: Path) -> None:
+    from tests.vllm_plugin.kept_vllm import KeptVllm
+
+    data, log = tmp_path / "data", tmp_path / "vllm.log"
+    with Server(data, SETTINGS) as server:
+        client = EngineClient(data / "engine.sock")
+        turn = await client.open_turn(Scope("ann"), [{"role": "user", "content": TOLD}], TurnOptions(session="s"))
+        with KeptVllm(data, log) as vllm:
+            calm = vllm.turn(turn)
+            _standing(server, 1)
+        for path in files(data / "kv"):
+            content = bytearray(path.read_bytes())
+            content[-1] ^= 1
+            path.write_bytes(content)
+        with KeptVllm(data, log) as vllm:
+            assert vllm.turn(turn)["tokens"] == calm["tokens"]
+        await client.aclose()
+
+
+@pytest.mark.slow
 async def test_without_the_owner_everything_is_a_miss_and_goes_on(tmp_path: Path) -> None:
     from tests.vllm_plugin.kept_vllm import KeptVllm
 
