@@ -28,8 +28,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench.harness import Table
 from lightmem_engine.kv.files import ChunkFiles
+from lightmem_engine.kv.index import Bounds
 from lightmem_engine.kv.rates import Rates
-from lightmem_engine.kv.store import Bounds, KVStore
+from lightmem_engine.kv.store import KVStore
 from lightmem_engine.models.kv_tier import KVTier, Offer
 from lightmem_engine.models.qwen import QwenModel
 from lightmem_engine.types import CacheOwner, Priority, Prompt, Sampling, Scope

@@ -147,7 +147,7 @@ class ChatTurns:
             stored=opened is not None,
             degraded=degraded or (opening.trouble if options.read else None),
             salt=await self._salt(scope, opened.view if opened else view),
-            kv_params=kv_params_of(scope, opened.place) if opened else {},
+            kv_params=kv_params_of(scope, opened.place) if opened and self._config.kv.mode != "off" else {},
         )
 
     async def close(
