@@ -210,7 +210,7 @@ async def throttled(model: QwenModel, root: Path, length: int, requests: int, ta
         base = float(np.median(computed))
         table.value(case, "time to first token over computing, p50", "x", float(np.median(taken)) / base)
         table.value(case, "time to first token over computing, worst", "x", max(taken) / base)
-        table.value(case, "loads abandoned", "", tier.store.counters.get("deadline_misses"))
+        table.value(case, "loads abandoned", "", tier.store.counters.get("deadline_misses", ""))
         table.value(case, "loads skipped", "", tier.store.counters.get("loads_skipped"))
 
 
