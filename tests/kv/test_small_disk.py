@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("knows", [True, False])
 def test_a_full_disk_makes_room_and_goes_on(small: Path, knows: bool) -> None:
     now = [0.0]
-    free = {} if knows else {"free_bytes": lambda _: 1 << 40}  # others may fill it between a look and a write
+    free: dict[str, Any] = (
+        {} if knows else {"free_bytes": lambda _: 1 << 40}
+    )  # others may fill it between a look and a write
     store = open_store(small / "kv", now=lambda: now[0], **free)
     kept = []
     for number in range(20):
