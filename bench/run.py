@@ -28,6 +28,12 @@ class Bench:
 
 
 BENCHES = {
+    "kv": Bench(
+        "bench.bench_kv",
+        "kept KV caches against computing, by length, and with a disk that becomes slow",
+        (),
+        ("--shape", "tiny", "--tokens", "64", "--rounds", "1", "--requests", "3", "--throttled", "64", "--dry"),
+    ),
     "search": Bench(
         "bench.bench_search",
         "recall in one user's memory of 1,000 to 100,000 entries",

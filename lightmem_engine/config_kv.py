@@ -15,7 +15,9 @@ class KvConfig:
         "KV caches of the in-process model across restarts: none; token ids alone, read again after a start; or the "
         "caches themselves",
     )
-    directory: str = option("", "where they are kept; empty: kv under data_dir")
+    directory: str = option(
+        "", "where their folder, kv, lies; empty: data_dir. Two data directories must not share one"
+    )
     salt: Literal["user", "tenant"] = option(
         "user", "who shares caches of equal prompts: nobody, or the users of a tenant, who can then time each other"
     )

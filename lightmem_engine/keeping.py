@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import StoreError
-from lightmem_engine.kv.store import Bounds, KVStore
+from lightmem_engine.kv.index import Bounds
+from lightmem_engine.kv.store import KVStore
 from lightmem_engine.loading import choose_lm
 from lightmem_engine.pipeline.kept import Kept
 from lightmem_engine.pipeline.kv_keeper import KVKeeper
@@ -30,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 
 def kv_directory(config: EngineConfig, data_dir: Path) -> Path:
-    """Where KV caches lie."""
-    return Path(config.kv.directory).expanduser() if config.kv.directory else data_dir / "kv"
+    """Where KV caches lie: a folder that holds nothing else, for it goes whole when they are turned off."""
+    return (Path(config.kv.directory).expanduser() if config.kv.directory else data_dir) / "kv"
 
 
 async def open_kept(

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
+from lightmem_engine.protocols_kv import KeepsCaches
 from lightmem_engine.types import (
     Columns,
     Completion,
@@ -158,7 +159,7 @@ class SearchIndex(Protocol):
         ...
 
 
-class Engine(Protocol):
+class Engine(KeepsCaches, Protocol):
     """The memory of one data directory, owned by this process (`engine.LocalEngine`) or reached over its server
     (`client.EngineClient`). Methods raise the errors of `lightmem_engine.errors`."""
 
@@ -251,18 +252,6 @@ class Engine(Protocol):
 
     async def rollback(self, tenant: str, id: str) -> SleepRun:
         """Undo a run."""
-        ...
-
-    async def kv_stats(self) -> dict[str, Any]:
-        """What is kept of KV caches, and what has been counted since the start."""
-        ...
-
-    async def kv_verify(self) -> dict[str, int]:
-        """Read every chunk of them; counts `ok`, `damaged` (removed) and `unreadable`."""
-        ...
-
-    async def kv_purge(self, tenant: str, user: str | None = None) -> int:
-        """End and remove those of a user, or of a whole tenant; how many there were."""
         ...
 
     async def flush(self, scope: Scope | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from lightmem_engine.models.server_load import LoadWatch
 from lightmem_engine.pipeline.bisect import Retry
 from lightmem_engine.pipeline.calls import ModelCalls
 from lightmem_engine.pipeline.consolidate import Consolidator
-from lightmem_engine.pipeline.extract import Extract, ExtractStage
+from lightmem_engine.pipeline.extract import ExtractStage
 from lightmem_engine.pipeline.listeners import Listeners
 from lightmem_engine.pipeline.means import Means
 from lightmem_engine.pipeline.pipeline import Pipeline
@@ -85,9 +86,11 @@ def pipeline(
     retry = Retry(runtime.max_attempts, runtime.backoff_seconds, on_wait=lambda error: pipelines[0].waiting(error))
     calls = ModelCalls(worker, Priority.INGEST)
     sense = SenseStage(db, sensory, config.segment, retry, clock, failpoints)
+    extractor = _extractor(config, lm, admission, db) if _extracts_by_model(config) else None
+    reads_ahead = extractor is not None and config.kv.segments and getattr(lm, "kept", None) is not None
     extract = ExtractStage(
         db,
-        _extractor(config, lm, admission),
+        _extractive if extractor is None else extractor.extract,
         calls.embed,
         embed_model,
         config.short_term.threshold,
@@ -95,6 +98,7 @@ def pipeline(
         clock,
         failpoints,
         forget_prompts(lm),
+        partial(_read_ahead, extractor, AdmittedModel(lm, admission)) if extractor and reads_ahead else None,
     )
     pipelines.append(
         Pipeline(db, sense, extract, retry, config.short_term.idle_seconds, runtime.max_background, clock, listeners)
@@ -102,19 +106,26 @@ def pipeline(
     return pipelines[0]
 
 
-def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission) -> Extract:
+def _extracts_by_model(config: EngineConfig) -> bool:
     mode = config.extract.mode
-    if mode == "auto":
-        mode = "extractive" if choose_lm(config)[0] in ("packaged", "stub") else "llm"
-    if mode == "extractive":
+    return mode == "llm" or (mode == "auto" and choose_lm(config)[0] not in ("packaged", "stub"))
 
-        async def extractive(segments: Sequence[Segment]) -> Extraction:
-            found = await asyncio.to_thread(lambda: tuple(draft for segment in segments for draft in drafts(segment)))
-            return Extraction(found)
 
-        return extractive
-    extractor = Extractor(AdmittedModel(lm, admission), mode=config.extract.form, max_tokens=config.extract.max_tokens)
-    return extractor.extract
+async def _extractive(segments: Sequence[Segment]) -> Extraction:
+    found = await asyncio.to_thread(lambda: tuple(draft for segment in segments for draft in drafts(segment)))
+    return Extraction(found)
+
+
+def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission, db: MemoryDB) -> Extractor:
+    # A salt costs a row per user; a model elsewhere is told nothing of it.
+    salt_of = db.chats.salt if isinstance(lm, Forgetful) else None
+    model = AdmittedModel(lm, admission)
+    return Extractor(model, mode=config.extract.form, max_tokens=config.extract.max_tokens, salt_of=salt_of)
+
+
+async def _read_ahead(extractor: Extractor, model: AdmittedModel, segments: Sequence[Segment]) -> None:
+    if segments:
+        await extractor.read_ahead(segments, model)
 
 
 def sleep_mode(config: EngineConfig) -> Literal["rules", "llm"]:

@@ -27,7 +27,6 @@ from lightmem_engine.runtime.complain import complain
 from lightmem_engine.runtime.late import LateWork
 from lightmem_engine.text import num_tokens
 from lightmem_engine.types import (
-    KV_OWNER,
     ChatAsk,
     ChatItem,
     ChatOpened,
@@ -38,6 +37,7 @@ from lightmem_engine.types import (
     OpenTurn,
     Scope,
     TurnOptions,
+    kv_params_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class ChatTurns:
             stored=opened is not None,
             degraded=degraded or (opening.trouble if options.read else None),
             salt=await self._salt(scope, opened.view if opened else view),
-            kv_params=_kv_params(scope, opened.place) if opened else {},
+            kv_params=kv_params_of(scope, opened.place) if opened and self._config.kv.mode != "off" else {},
         )
 
     async def close(
@@ -237,14 +237,6 @@ class ChatTurns:
             # Caches of nobody: better than caches that users share.
             complain(logger, "the salt of a user could not be read", error)
             return secrets.token_hex(32)
-
-
-def _kv_params(scope: Scope, place: ChatPlace) -> Mapping[str, Any]:
-    """What a cache of this turn's prompt belongs to; nothing if the turn has left its conversation."""
-    if not place.link:
-        return {}
-    owner = {"tenant": scope.tenant, "user": scope.user, "thread": place.thread, "link": place.link}
-    return {KV_OWNER: owner}
 
 
 def _without_finds(ask: ChatAsk) -> ChatAsk:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import sqlite3
 import struct
 import time
 import zlib
@@ -199,9 +200,11 @@ def key_of(path: Path) -> bytes | None:
     return None
 
 
-def is_full(error: OSError) -> bool:
-    """Whether the disk or a quota has no room left."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+def is_full(error: Exception) -> bool:
+    """Whether the disk or a quota has no room left, for a file or for the index."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
 def _write_all(handle: int, view: memoryview) -> None:

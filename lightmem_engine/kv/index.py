@@ -21,6 +21,7 @@ Reserved = Literal["reserved", "held", "busy", "full", "tenant_full"]
 BLOCK_BYTES = 4096  # a file takes whole blocks of the disk
 FRESH_SECONDS = 5.0  # what was just written is not evicted to make room for what comes behind it
 VERSION = 1
+_SETTINGS = ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON", "wal_autocheckpoint = 128")
 _TABLES = """
 CREATE TABLE chunk (
     key BLOB PRIMARY KEY, parent BLOB NOT NULL, fingerprint BLOB NOT NULL, tenant BLOB NOT NULL,
@@ -57,6 +58,20 @@ class Caps:
     tenant: int
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """total: bytes on disk.   tenant_share: of them, for one tenant.   min_free: bytes that stay free on the volume."""
+
+    total: int
+    tenant_share: float = 1.0
+    min_free: int = 0
+
+    @property
+    def caps(self) -> Caps:
+        """In bytes."""
+        return Caps(self.total, int(self.total * self.tenant_share))
+
+
 class Index:
     """Thread-safe. Methods raise `sqlite3.Error`; whoever calls makes a miss of it."""
 
@@ -65,7 +80,7 @@ class Index:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         try:
             path.chmod(0o600)
-            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
+            for pragma in (*_SETTINGS,):
                 self._db.execute(f"PRAGMA {pragma}")
             with self.transaction():
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -222,6 +237,12 @@ class Index:
                 chosen.append(key)
                 freed += size
         return chosen
+
+    def cheapest(self, limit: int) -> list[bytes]:
+        """Chunks that are worth least, as far as one can tell without writing."""
+        sql = "SELECT key FROM chunk WHERE state = 'ready' ORDER BY score LIMIT ?"
+        with self._lock:
+            return [key for (key,) in self._db.execute(sql, (limit,))]
 
     def dead(self) -> list[bytes]:
         """Chunks whose files are to go."""

@@ -53,6 +53,18 @@ class Rates:
         self._compute = _Rate(self.tokens, self.tokens, self.now())
         self._load = _Rate(self.bytes, self.bytes, self.now())
 
+    def shown(self) -> tuple[float, float]:
+        """Tokens and bytes per second, as believed now."""
+        with self._lock:
+            return self._compute.value, self._load.current(self.now())
+
+    def follow(self, tokens: float, bytes: float) -> None:
+        """Believe what another process, which does the work, has found."""
+        with self._lock:
+            now = self.now()
+            self._compute = _Rate(tokens, tokens, now)
+            self._load = _Rate(bytes, bytes, now)
+
     def compute_seconds(self, num_tokens: int) -> float:
         """What reading so many tokens is expected to take."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from lightmem_engine.kv import writers
@@ -31,6 +32,16 @@ def open_index(root: Path, counters: Counters) -> Index:
         shutil.rmtree(root / "chunks", ignore_errors=True)
         (root / "chunks").mkdir(mode=0o700, exist_ok=True)
         return Index(path)
+
+
+@contextlib.contextmanager
+def closing_on_failure(index: Index) -> Iterator[None]:
+    """An index that nobody will use is closed."""
+    try:
+        yield
+    except BaseException:
+        index.close()
+        raise
 
 
 def recover(root: Path, index: Index, files: ChunkFiles, counters: Counters, failpoints: Failpoints) -> None:

@@ -15,17 +15,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lightmem_engine.errors import StoreError
 from lightmem_engine.kv import files as kv_files
 from lightmem_engine.kv.counters import Counters
 from lightmem_engine.kv.files import Bytes, Chunk, ChunkFiles, Damaged, Overdue
-from lightmem_engine.kv.index import Caps, Index, Row
+from lightmem_engine.kv.index import Bounds, Index, Row
 from lightmem_engine.kv.keys import Span
-from lightmem_engine.kv.recovery import open_index, recover
+from lightmem_engine.kv.recovery import closing_on_failure, open_index, recover
 from lightmem_engine.kv.writers import Writer
 from lightmem_engine.runtime.complain import complain
 from lightmem_engine.runtime.failpoints import Failpoints
@@ -34,22 +34,9 @@ logger = logging.getLogger(__name__)
 
 HIGH, LOW = 0.9, 0.8  # eviction begins above one share of the cap and ends below the other
 PAUSE_SECONDS = 60.0  # without writes, after the disk was full
+EMERGENCY_CHUNKS = 16  # that go then
 LEASE_SECONDS = 60.0  # a chunk that is being read is not evicted
 Fill = Callable[[Span, Bytes], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """total: bytes on disk.   tenant_share: of them, for one tenant.   min_free: bytes that stay free on the volume."""
-
-    total: int
-    tenant_share: float = 1.0
-    min_free: int = 0
-
-    @property
-    def caps(self) -> Caps:
-        """In bytes."""
-        return Caps(self.total, int(self.total * self.tenant_share))
 
 
 @dataclass(slots=True)
@@ -81,7 +68,8 @@ class KVStore:
             self.files = ChunkFiles(self.root, sync=self.sync)
             self._writer = Writer(self.root)
             self.index = open_index(self.root, self.counters)
-            recover(self.root, self.index, self.files, self.counters, self.failpoints)
+            with closing_on_failure(self.index):
+                recover(self.root, self.index, self.files, self.counters, self.failpoints)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"KV caches cannot be kept in {self.root}: {error}") from error
 
@@ -91,7 +79,7 @@ class KVStore:
         self._writer.close()
 
     def draft(self, name: str) -> Path:
-        """A temporary file of this process; what it leaves behind when it dies is removed by the next start."""
+        """A temporary file of this process; the next start removes what it leaves behind when it dies."""
         return self.files.temporary / f"{self._writer.id}-{name}"
 
     def allow(self, manifests: Iterable[str]) -> None:
@@ -212,29 +200,6 @@ class KVStore:
         self.counters.count("evictions", len(chosen), reason=reason)
         self.sweep()
 
-    def verify(self) -> dict[str, int]:
-        """Read every chunk; damaged ones are removed. Counts: `ok`, `damaged`, `unreadable`."""
-        counts = {"ok": 0, "damaged": 0, "unreadable": 0}
-        for key, state, _, _ in self.index.all():
-            found = self.index.ready(key) if state == "ready" else None
-            if found is None:
-                continue
-            chunks, reason = self.read([found[0]], float("inf"))
-            counts["ok" if chunks else "unreadable" if reason == "io" else "damaged"] += 1
-        return counts
-
-    def stats(self) -> dict[str, Any]:
-        """What is stored, what is allowed, and all counters."""
-        try:
-            used, rows = self.index.used(), self.index.counts()
-            free = self.free_bytes(self.root)
-        except (sqlite3.Error, OSError) as error:
-            self._missed(error)
-            used, rows, free = 0, {}, 0
-        caps = self.bounds.caps
-        sizes = {"bytes_used": used, "bytes_cap": caps.total, "bytes_free": free, "tokens": rows.get("tokens", 0)}
-        return {**sizes, "chunks": rows.get("ready", 0), "manifests": len(self._allowed), **self.counters.snapshot()}
-
     def _put(
         self, manifest: str, tenant: str, fingerprint: bytes, span: Span, size: int, fill: Fill, seconds: float
     ) -> str:
@@ -249,6 +214,8 @@ class KVStore:
                 return refusal
         except (OSError, sqlite3.Error) as error:
             self._missed(error)
+            if kv_files.is_full(error):
+                self._relieve(num_bytes)
             return "index"
         try:
             self.failpoints.reach("kv.reserve")
@@ -263,9 +230,8 @@ class KVStore:
             self.counters.count("bytes_written", num_bytes)
         except (OSError, sqlite3.Error) as error:
             self._discard(span.key)
-            if isinstance(error, OSError) and kv_files.is_full(error):
-                self._paused_until = self.now() + PAUSE_SECONDS
-                self.make_room(max(num_bytes, int(self.bounds.total * (1 - LOW)) // 2), reason="disk_full")
+            if kv_files.is_full(error):
+                self._relieve(num_bytes)
                 return "disk_full"
             self._missed(error)
             return "io"
@@ -300,6 +266,18 @@ class KVStore:
             else:
                 self.make_room(self.index.used() + num_bytes - int(LOW * caps.total))
         return "full"
+
+    def _relieve(self, num_bytes: int) -> None:
+        """The disk is full: no writes for a while, and some chunks go. Where not even the index can be written their
+        files go first; until their rows can follow they are misses."""
+        self._paused_until = self.now() + PAUSE_SECONDS
+        try:
+            self.make_room(max(num_bytes, int(self.bounds.total * (1 - LOW)) // 2), reason="disk_full")
+        except sqlite3.Error:
+            removed = [key for key in self.index.cheapest(EMERGENCY_CHUNKS) if self.files.unlink(key)]
+            self.counters.count("evictions", len(removed), reason="disk_full")
+            with suppress(sqlite3.Error):
+                self.index.abandon(removed)
 
     def _discard(self, key: bytes) -> None:
         """Forget one chunk: first the row, so that nobody finds it, then the file."""

@@ -31,6 +31,7 @@ from lightmem_engine.types import CacheOwner
 logger = logging.getLogger(__name__)
 
 MAX_QUEUED = 8  # caches that wait to be written; each is held in memory meanwhile
+PATIENCE = 0.8  # of the time that computing would take, for a load that was expected to be quicker
 _GRACE_SECONDS = 0.05  # for a read that hangs in the system past its deadline
 
 
@@ -128,7 +129,7 @@ class KVTier:
             counters.count("loads_skipped")
             counters.count("tokens_recomputed", len(tokens) - known)
             return None
-        patience = self.rates.compute_seconds(gain)
+        patience = PATIENCE * self.rates.compute_seconds(gain)
         chunks = await self._load([place.row for place in wanted], started + patience)
         found = complete(wanted, chunks, keys.as_tokens(tokens), known)
         reached = known if found is None else found.num_tokens
@@ -178,7 +179,7 @@ class KVTier:
         left = max(0.0, deadline - time.monotonic()) + _GRACE_SECONDS
         done, _ = await asyncio.wait({load}, timeout=left)
         if not done:
-            self.store.counters.count("deadline_misses")
+            self.store.counters.count("deadline_misses", reason="hanging")
             return []
         return load.result()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,8 +10,10 @@ from functools import partial
 
 import numpy as np
 
+from lightmem_engine.errors import LightMemError
 from lightmem_engine.pipeline.bisect import Poison, Retry, run_bisecting
 from lightmem_engine.protocols import Clock
+from lightmem_engine.runtime.complain import complain
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.short_term.extract import Extraction
 from lightmem_engine.short_term.memory import due
@@ -18,6 +21,8 @@ from lightmem_engine.stores import entries, presence, work
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.stores.supersede import withdraw_entries
 from lightmem_engine.types import EntryDraft, Scope, Segment, Vector, Vectors
+
+logger = logging.getLogger(__name__)
 
 Extract = Callable[[Sequence[Segment]], Awaitable[Extraction]]
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
@@ -37,8 +42,11 @@ class ExtractStage:
         clock: Clock,
         failpoints: Failpoints,
         forget_prompts: Callable[[], Awaitable[None]],
+        read_ahead: Callable[[Sequence[Segment]], Awaitable[None]] | None = None,
     ) -> None:
-        """forget_prompts: empties the model's caches of what it has read."""
+        """forget_prompts: empties the model's caches of what it has read.   read_ahead: has it read segments that wait
+        for more of them."""
+        self._read_ahead = read_ahead
         self._db = db
         self._extract = extract
         self._embed = embed
@@ -55,10 +63,22 @@ class ExtractStage:
             waiting = await self._db.read(lambda connection: work.closed_segments(connection, scope))
             count = due([tokens for _, tokens in waiting], self._threshold, flush=force)
             if not count:
+                if waiting and self._read_ahead is not None:
+                    await self._prepare(scope, [id for id, _ in waiting], self._read_ahead)
                 return
             ids = [id for id, _ in waiting[:count]]
             segments = await self._db.read(partial(work.load_segments, scope=scope, ids=ids))
             await self._extract_batch(scope, segments)
+
+    async def _prepare(
+        self, scope: Scope, ids: Sequence[int], read_ahead: Callable[[Sequence[Segment]], Awaitable[None]]
+    ) -> None:
+        """Have what waits read before its time; if that fails, it is read in its time."""
+        try:
+            segments = await self._db.read(partial(work.load_segments, scope=scope, ids=ids))
+            await read_ahead([segment for segment in segments if segment.turns])
+        except LightMemError as error:
+            complain(logger, "segments were not read ahead", error)
 
     async def _extract_batch(self, scope: Scope, segments: Sequence[Segment]) -> None:
         started = time.perf_counter()

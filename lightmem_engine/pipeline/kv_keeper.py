@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from lightmem_engine.config_kv import KvConfig
 from lightmem_engine.errors import LightMemError, StoreError
+from lightmem_engine.kv import report
 from lightmem_engine.kv.keys import Tokens
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.pipeline.kv_followers import Followers
@@ -173,13 +174,13 @@ class KVKeeper:
         return ended
 
     async def verify(self) -> dict[str, int]:
-        """Read every chunk, see `KVStore.verify`."""
-        return await asyncio.to_thread(self.store.verify)
+        """Read every chunk, see `kv.report`."""
+        return await asyncio.to_thread(report.verify, self.store)
 
     async def stats(self) -> dict[str, Any]:
-        """See `KVStore.stats`."""
+        """See `kv.report`."""
         queued = sum(holder.queued for holder in self._holders)
-        return {"mode": self._config.mode, "queued": queued, **await asyncio.to_thread(self.store.stats)}
+        return {"mode": self._config.mode, "queued": queued, **await asyncio.to_thread(report.stats, self.store)}
 
     async def _run(self) -> None:
         while True:

@@ -230,5 +230,11 @@ class AdmittedModel:
             async for delta in self._model.stream(prompt, sampling=sampling, priority=priority):
                 yield delta
 
+    async def prefill(self, prompt: Prompt, beside: Prompt, priority: Priority) -> int:
+        """As the model's, which must be one that reads ahead."""
+        async with self._admission.admit(priority, 0, self._tenant):
+            found: int = await self._model.prefill(prompt, beside, priority)  # type: ignore[attr-defined]
+            return found
+
     async def aclose(self) -> None:
         """The model belongs to somebody else."""

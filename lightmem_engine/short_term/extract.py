@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lightmem_engine.errors import InvalidInput, ModelError
 from lightmem_engine.prompts import v1
 from lightmem_engine.protocols import LanguageModel
+from lightmem_engine.protocols_kv import ReadsAhead
 from lightmem_engine.short_term.dates import resolve
 from lightmem_engine.short_term.extractive import dated_texts
 from lightmem_engine.types import (
+    CacheOwner,
     Completion,
     EntryDraft,
     Kind,
@@ -20,6 +22,7 @@ from lightmem_engine.types import (
     Priority,
     Prompt,
     Sampling,
+    Scope,
     Segment,
     SensedTurn,
     Source,
@@ -78,7 +81,7 @@ class Extractor:
     """Asks the model under the schema of its mode, at temperature 0.
 
     max_tokens: of one answer. max_input_tokens: compressed tokens shown in one prompt; more is split, a single long
-    turn at its pieces.
+    turn at its pieces. salt_of: with whom a user's prompts may share caches; None: with everybody's.
     """
 
     model: LanguageModel
@@ -86,6 +89,7 @@ class Extractor:
     max_tokens: int = 2048
     max_input_tokens: int = 4096
     priority: Priority = Priority.INGEST
+    salt_of: Callable[[Scope], Awaitable[str]] | None = None
 
     async def extract(self, segments: Sequence[Segment]) -> Extraction:
         """Drafts in the order of the answers; each keeps id, span and event time of the turn that it cites.
@@ -95,36 +99,58 @@ class Extractor:
         all of its facts or an error, never a part.
         """
         result = Extraction()
+        salt = await self._salt(segments)
         for lines in _packed(_lines(segments), self.max_input_tokens):
-            result += await self._extract(lines)
+            result += await self._extract(lines, salt)
         return result
 
-    async def _extract(self, lines: Sequence[_Line]) -> Extraction:
+    async def read_ahead(self, segments: Sequence[Segment], model: ReadsAhead) -> None:
+        """Have the model read what the prompt of these and further segments will begin with; kept as long as the last
+        of these waits."""
+        batches = list(_packed(_lines(segments), self.max_input_tokens))
+        if not batches:
+            return
+        shown = [line.numbered() for line in batches[-1]]
+        more = [*shown, replace(shown[-1], text="And more.")]
+        schema, salt = v1.EXTRACT[self.mode], await self._salt(segments)
+        owner = CacheOwner(segments[-1].scope, segment=segments[-1].id)
+        prompts = [Prompt(tuple(v1.extract(one, self.mode)), schema, salt=salt, owner=owner) for one in (shown, more)]
+        await model.prefill(prompts[0], prompts[1], self.priority)
+
+    async def _salt(self, segments: Sequence[Segment]) -> str:
+        return await self.salt_of(segments[0].scope) if self.salt_of is not None and segments else ""
+
+    async def _extract(self, lines: Sequence[_Line], salt: str) -> Extraction:
         messages = v1.extract([line.numbered() for line in lines], self.mode)
         try:
-            answer = await self._ask(messages)
+            answer = await self._ask(messages, salt)
         except InvalidInput:
             halves = _split(lines)
             if halves is None:
                 raise
-            return await self._extract(halves[0]) + await self._extract(halves[1])
+            return await self._extract(halves[0], salt) + await self._extract(halves[1], salt)
         asked = Extraction(num_calls=1, usage=answer.usage)
         halves = _split(lines) if answer.finish_reason == "length" else None
         if halves is not None:
-            return asked + await self._extract(halves[0]) + await self._extract(halves[1])
+            return asked + await self._extract(halves[0], salt) + await self._extract(halves[1], salt)
         try:
             return asked + self._drafts(answer, lines)
         except ModelError as error:
-            return asked + await self._repair(messages, answer, error, lines)
+            return asked + await self._repair(messages, answer, error, lines, salt)
 
     async def _repair(
-        self, messages: Sequence[Mapping[str, Any]], answer: Completion, error: ModelError, lines: Sequence[_Line]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        answer: Completion,
+        error: ModelError,
+        lines: Sequence[_Line],
+        salt: str,
     ) -> Extraction:
-        again = await self._ask(v1.repair(messages, answer.text[:_SHOWN_OF_BAD_ANSWER], str(error)))
+        again = await self._ask(v1.repair(messages, answer.text[:_SHOWN_OF_BAD_ANSWER], str(error)), salt)
         return Extraction(num_calls=1, usage=again.usage) + self._drafts(again, lines)
 
-    async def _ask(self, messages: Sequence[Mapping[str, Any]]) -> Completion:
-        prompt = Prompt(tuple(messages), v1.EXTRACT[self.mode])
+    async def _ask(self, messages: Sequence[Mapping[str, Any]], salt: str) -> Completion:
+        prompt = Prompt(tuple(messages), v1.EXTRACT[self.mode], salt=salt)
         sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
         return (await self.model.generate([prompt], sampling=sampling, priority=self.priority))[0]
 

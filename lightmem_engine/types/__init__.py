@@ -31,7 +31,7 @@ from lightmem_engine.types.sleep import (
     SleepReport,
     SleepRun,
 )
-from lightmem_engine.types.turns import KV_OWNER, OpenTurn, TurnOptions
+from lightmem_engine.types.turns import KV_OWNER, OpenTurn, TurnOptions, kv_params_of
 
 __all__ = [
     "KINDS",
@@ -91,4 +91,5 @@ __all__ = [
     "Window",
     "WindowScores",
     "Word",
+    "kv_params_of",
 ]

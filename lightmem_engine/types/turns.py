@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightmem_engine.types.chats import ChatPlace
 from lightmem_engine.types.conversation import Scope
 from lightmem_engine.types.language import CacheOwner
 
@@ -57,3 +58,10 @@ class OpenTurn:
         if found is None:
             return None
         return CacheOwner(Scope(found["user"], found["tenant"]), found["thread"], found["link"])
+
+
+def kv_params_of(scope: Scope, place: ChatPlace) -> Mapping[str, Any]:
+    """What a cache of a turn's prompt belongs to; nothing if the turn has left its conversation."""
+    if not place.link:
+        return {}
+    return {KV_OWNER: {"tenant": scope.tenant, "user": scope.user, "thread": place.thread, "link": place.link}}

@@ -18,6 +18,7 @@ from lightmem_engine.vllm_plugin.compat_kv import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
     KVConnectorRole,
+    KVConnectorWorkerMetadata,
     SupportsHMA,
     facts_of,
 )
@@ -38,6 +39,18 @@ class StepPlan(KVConnectorMetadata):  # type: ignore[misc]
     loads: list[Load] = field(default_factory=list)
     saves: list[Save] = field(default_factory=list)
     num_tokens: int = 0
+
+
+@dataclass
+class WorkerRates(KVConnectorWorkerMetadata):  # type: ignore[misc]
+    """How fast the worker computes and loads, in tokens and bytes a second."""
+
+    tokens: float
+    bytes: float
+
+    def aggregate(self, other: WorkerRates) -> WorkerRates:
+        """Of several workers the slowest decides."""
+        return WorkerRates(min(self.tokens, other.tokens), min(self.bytes, other.bytes))
 
 
 class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
@@ -79,7 +92,9 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     # In the scheduler.
 
     def on_new_request(self, request: Any) -> None:
-        """Note what the request says of its cache."""
+        """Note what the request says of its cache. Hashes say too little of adapters, pictures and embeddings."""
+        if request.lora_request is not None or request.mm_features or request.prompt_token_ids is None:
+            return
         params = request.kv_transfer_params
         hashes = request.block_hashes
         self._planner.add(request.request_id, hashes, request.num_prompt_tokens, request.cache_salt, params)
@@ -107,6 +122,12 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             after = computed + tokens.get(id, 0)
             self._add(plan, self._planner.scheduled(id, blocks[0] if blocks else (), after, anew=anew))
         return plan
+
+    def update_connector_output(self, connector_output: Any) -> None:
+        """Learn from the worker what pays."""
+        found = connector_output.kv_connector_worker_meta
+        if isinstance(found, WorkerRates):
+            self._rates.follow(found.tokens, found.bytes)
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         """Blocks may be freed at once: what is kept was copied."""
@@ -168,6 +189,10 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def get_block_ids_with_load_errors(self) -> set[int]:
         """Blocks to compute after all."""
         return self._mover.failed() if self._mover is not None else set()
+
+    def build_connector_worker_meta(self) -> WorkerRates:
+        """What the scheduler's half decides by."""
+        return WorkerRates(*self._rates.shown())
 
     def shutdown(self) -> None:
         """Write what was copied, let go of everything."""

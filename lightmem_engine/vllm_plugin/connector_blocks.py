@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 MAX_QUEUED_BYTES = 1 << 30  # copied blocks that wait to be written; more are not kept
 NUM_LOADERS = 2
+PATIENCE = 0.8  # of the time that computing would take
 
 
 class BlockMover:
@@ -109,7 +110,7 @@ class BlockMover:
         num_loaded = 0
         try:
             rows = self._rows(load.keys)
-            patience = self._rates.compute_seconds(len(load.keys) * block_size)
+            patience = PATIENCE * self._rates.compute_seconds(len(load.keys) * block_size)
             started = time.monotonic()
             chunks, _ = self._store.read(rows, started + patience)
             for block, chunk in zip(load.blocks, chunks, strict=False):

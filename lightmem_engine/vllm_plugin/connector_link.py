@@ -36,7 +36,7 @@ class OwnerLink:
         """One question."""
         directory = os.open(self._socket.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:  # through the directory the name is short: a socket address holds about 100 characters
-            transport = httpx.HTTPTransport(uds=f"/proc/self/fd/{directory}/{self._socket.name}")
+            transport = httpx.HTTPTransport(uds=f"/proc/self/fd/{directory}/{self._socket.name}", verify=False)
             with httpx.Client(transport=transport, base_url="http://engine", timeout=timeout) as client:
                 answer = client.post(path, json=body)
                 answer.raise_for_status()

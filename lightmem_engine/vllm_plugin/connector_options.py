@@ -10,7 +10,8 @@ from typing import Any
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.keeping import kv_directory
-from lightmem_engine.kv.store import Bounds, KVStore
+from lightmem_engine.kv.index import Bounds
+from lightmem_engine.kv.store import KVStore
 
 MODULE = "lightmem_engine.vllm_plugin.connector"
 NAME = "LightMemConnector"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench import bench_ingest, bench_sensory, run
+from bench import bench_ingest, bench_kv, bench_sensory, run
 from bench.dialogues import MIN_TOKENS, sayings
 from bench.harness import ROOT
 from lightmem_engine.text import num_tokens
@@ -48,6 +48,13 @@ def test_mixed_ingest_asks_in_every_phase(capsys: pytest.CaptureFixture[str]) ->
     rows = capsys.readouterr().out
     for phase in ("idle", "messages arrive"):
         assert f'"meanwhile": "{phase}"}} search latency' in rows
+
+
+def test_kept_caches_are_set_against_computing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_kv.main([*run.BENCHES["kv"].quick]) == 0
+    rows = capsys.readouterr().out
+    for figure in ("computed over loaded, p50: ", "engine's choice: load: ", "over computing, worst: "):
+        assert figure in rows
 
 
 def test_the_demo_recalls_everything() -> None:

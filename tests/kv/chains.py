@@ -10,8 +10,9 @@ import numpy as np
 
 from lightmem_engine.kv import keys
 from lightmem_engine.kv.files import Bytes, Chunk
+from lightmem_engine.kv.index import Bounds
 from lightmem_engine.kv.keys import Span
-from lightmem_engine.kv.store import Bounds, KVStore
+from lightmem_engine.kv.store import KVStore
 
 SIZE = 16  # tokens of a chunk
 BYTES_PER_TOKEN = 512

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from lightmem_engine.kv.index import Bounds
 from lightmem_engine.kv.rates import Rates
-from lightmem_engine.kv.store import Bounds, KVStore
+from lightmem_engine.kv.store import KVStore
 from lightmem_engine.models.kv_tier import KVTier, Offer
 from lightmem_engine.models.qwen import QwenModel
 from lightmem_engine.types import CacheOwner, Completion, Priority, Prompt, Sampling, Scope

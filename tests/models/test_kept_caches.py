@@ -280,7 +280,7 @@ async def test_an_overdue_load_is_abandoned_and_the_next_one_knows(
         monkeypatch.setattr(kv_files.ChunkFiles, "_read_into", hang)
         answer = await ask(model, prompt())
         assert (answer.text, answer.usage.cached_tokens) == (expected, 0)
-        assert tier.store.counters.get("deadline_misses") == 1
+        assert tier.store.counters.get("deadline_misses") >= 1
 
 
 async def test_many_who_want_the_same_share_one_load(

@@ -19,7 +19,7 @@ from lightmem_engine.types import EntryChange, Scope
 from tests.kv.chains import files
 from tests.models import tiny_qwen
 from tests.models.keeping import Slow, count_forward
-from tests.support.memory import assistant, quick_config, user
+from tests.support.memory import assistant, eventually, quick_config, user
 
 ANN = Scope("ann")
 SYSTEM = {"role": "system", "content": "You remember what people tell you. " * 6}
@@ -312,3 +312,53 @@ async def test_purge_takes_caches_and_no_memory(tmp_path: Path, checkpoint: Path
         assert await talk.memory.kv_purge() == 1
         assert talk.files == []
         assert (await talk.memory.stats())["messages"] == 4
+
+
+async def _told_much(talk: Talk) -> None:
+    for number in range(4):
+        words = f"Parcel {number} went from Boston to Denver and weighs {number * 7} grams. " * 6
+        await talk.memory.add([user(words), assistant("Noted.")], user_id="ann", session_id="s")
+
+
+WAITING = {"extract.mode": "llm", "segment.max_tokens": 64, "segment.lookahead": 1, "short_term.threshold": 100_000}
+WAITING |= {"short_term.idle_seconds": 1e6, "extract.max_tokens": 64, "runtime.max_attempts": 1}
+
+
+async def _segments(talk: Talk) -> int:
+    await talk.settle()
+    connection = sqlite3.connect(talk.path)
+    try:
+        sql = "SELECT count(*) FROM kv_manifest WHERE segment IS NOT NULL"
+        return int(connection.execute(sql).fetchone()[0])
+    finally:
+        connection.close()
+
+
+async def test_the_extraction_prompt_of_closed_segments_is_read_in_advance_and_ends_with_extraction(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    async with talking(tmp_path, checkpoint, **WAITING) as talk:
+        await _told_much(talk)
+
+        async def is_kept() -> bool:
+            return await _segments(talk) > 0
+
+        await eventually(is_kept)
+    async with talking(tmp_path, checkpoint, **WAITING) as talk:  # the restart counts as silence: it is extracted now
+        await talk.memory.flush(user_id="ann")
+        assert talk.tier.store.counters.get("hit_tokens") > 100
+        assert await _segments(talk) == 0
+        assert talk.files == []
+
+
+async def test_a_segment_whose_message_is_deleted_has_no_cache_any_more(tmp_path: Path, checkpoint: Path) -> None:
+    async with talking(tmp_path, checkpoint, **WAITING) as talk:
+        await _told_much(talk)
+
+        async def is_kept() -> bool:
+            return await _segments(talk) > 0
+
+        await eventually(is_kept)
+        await talk.memory.delete_all(user_id="ann")
+        assert await _segments(talk) == 0
+        assert talk.files == []

@@ -65,18 +65,17 @@ def _noted(root: Path) -> int:
 
 def test_a_returning_session_after_kill_9_computes_the_rest_and_says_the_same(tmp_path: Path) -> None:
     told, asked = "My sister Maja moved to Lisbon.", "Where does my sister live?"
-    with Server(tmp_path / "a", SETTINGS) as server:  # without a restart
-        calm: list[dict[str, str]] = []
-        _chat(server, calm, told)
-        _chat(server, calm, asked)
     history: list[dict[str, str]] = []
-    server = Server(tmp_path / "b", SETTINGS).wait_ready()
+    calm: list[dict[str, str]] = []
+    server = Server(tmp_path / "data", SETTINGS).wait_ready()
     _chat(server, history, told)
-    _kv(server, manifests=1)
+    _chat(server, calm, told, "zoe")  # without a restart between
+    _chat(server, calm, asked, "zoe")
+    _kv(server, manifests=3)
     server.kill()
-    with Server(tmp_path / "b", SETTINGS) as server:
+    with Server(tmp_path / "data", SETTINGS) as server:
         answer = _chat(server, history, asked)
-        counts = _kv(server, manifests=2)["totals"]
+        counts = _kv(server, manifests=4)["totals"]
         assert [message["content"] for message in history] == [message["content"] for message in calm]
         assert _cached(answer) == counts["hit_tokens"][""] > 90
         assert counts["tokens_recomputed"][""] == answer["usage"]["prompt_tokens"] - _cached(answer)
@@ -150,6 +149,40 @@ def test_the_command_looks_checks_and_removes_beside_a_server_and_without(tmp_pa
     content[-1] ^= 1
     first.write_bytes(content)
     assert kv("verify")[0] == 1
-    assert kv("verify")[0] == 0
     assert kv("purge") == (0, "1 KV caches removed\n")
     assert files(data / "kv") == []
+
+
+def test_tenants_share_nothing_and_only_admins_see_the_whole(tmp_path: Path) -> None:
+    (tmp_path / "keys.toml").write_text(
+        '[[keys]]\nkey = "sk-red"\ntenant = "red"\n[[keys]]\nkey = "sk-blue"\ntenant = "blue"\n'
+        '[[keys]]\nkey = "sk-root"\ntenant = "red"\nadmin = true\n'
+    )
+    with Server(tmp_path / "data", SETTINGS, ["--keys", str(tmp_path / "keys.toml")]) as server:
+
+        def call(key: str, method: str, route: str, body: Any = None) -> httpx.Response:
+            headers = {"authorization": f"Bearer sk-{key}"}
+            return httpx.request(method, f"{server.url}{route}", json=body, headers=headers, timeout=60)
+
+        def asked(key: str, question: str) -> int:
+            """The same user's name, the same words, and how much of them was not computed."""
+            messages = [SYSTEM, {"role": "user", "content": question}]
+            body = {"messages": messages, "max_tokens": 2, "memory": {"user_id": "ann", "session_id": "s"}}
+            return _cached(call(key, "POST", "/v1/chat/completions", body).json())
+
+        def kept(count: int) -> None:
+            deadline = time.monotonic() + 20
+            while call("root", "GET", "/v1/memory/kv").json()["manifests"] != count:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+        assert asked("red", "Where is Lisbon?") == 0
+        assert asked("blue", "Where is Lisbon?") == 0
+        assert asked("red", "Where is Porto?") > 90
+        kept(3)
+        for route, method in (("", "GET"), ("/verify", "POST"), ("/purge", "POST")):
+            assert call("red", method, f"/v1/memory/kv{route}", {} if method == "POST" else None).status_code == 403
+        assert call("red", "POST", "/v1/memory/kv/purge", {"user_id": "ann"}).json() == {"purged": 2}
+        kept(1)
+        assert call("root", "POST", "/v1/memory/kv/purge", {}).json() == {"purged": 0}  # of its tenant
+        assert asked("blue", "Where is Porto?") > 90

@@ -19,17 +19,19 @@ from lightmem_engine.vllm_plugin.connector_options import kv_transfer_config
 
 
 class KeptVllm:
-    """Answers over the packaged model. Leaves no process behind."""
+    """Answers over the packaged model, or a checkpoint. Leaves no process behind."""
 
-    def __init__(self, data_dir: Path, log: Path, **options: Any) -> None:
+    def __init__(
+        self, data_dir: Path, log: Path, checkpoint: Path | None = None, dtype: str = "float32", **options: Any
+    ) -> None:
         config = replace(EngineConfig(), **({"kv.min_free_bytes": 0, "kv.min_tokens": 1} | options))
         known = json.dumps(kv_transfer_config(config, data_dir))
         read, write = os.pipe()
         self.log = log
-        checkpoint = str(packaged_micro_qwen().directory)
+        folder = str(checkpoint or packaged_micro_qwen().directory)
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, str(write), checkpoint, known],
+                [sys.executable, "-c", _RUN, str(write), folder, known, dtype],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
@@ -42,10 +44,12 @@ class KeptVllm:
         self._answers = os.fdopen(read, encoding="utf-8")
         self._line()
 
-    def ask(self, messages: Sequence[Mapping[str, Any]], salt: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(
+        self, messages: Sequence[Mapping[str, Any]], salt: str, params: Mapping[str, Any], **more: Any
+    ) -> dict[str, Any]:
         """One answer; `cached`: tokens of the prompt that were not computed."""
         assert self._process.stdin is not None
-        row = {"messages": list(messages), "salt": salt, "params": dict(params)}
+        row = {"messages": list(messages), "salt": salt, "params": dict(params), **more}
         self._process.stdin.write(json.dumps(row) + "\n")
         self._process.stdin.flush()
         return self._line()
@@ -78,7 +82,4 @@ class KeptVllm:
         return found
 
 
-_RUN = (
-    "import os, sys; os.dup2(int(sys.argv[1]), 3); "
-    "from tests.support.vllm_kept import main; main(sys.argv[2], sys.argv[3])"
-)
+_RUN = "import os, sys; os.dup2(int(sys.argv[1]), 3); from tests.support.vllm_kept import main; main(*sys.argv[2:])"
