@@ -12,7 +12,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from lightmem_engine.config_fields import check, option, section
-from lightmem_engine.config_sleep import SleepConfig
+from lightmem_engine.config_sleep import ForgetConfig, SleepConfig
 from lightmem_engine.errors import ConfigError
 
 PaperIndex = Literal["code", "paper"]
@@ -158,6 +158,10 @@ class SearchConfig:
         "embedding: vectors; context: BM25 with neighbouring turns; graph: what was said around a memory, and a walk "
         "from the names in the question; hybrid: all three",
     )
+    half_life_days: float = option(0.0, "age at which an entry ranks as half as recent; 0: age does not matter")
+
+    def __post_init__(self) -> None:
+        check(0 <= self.half_life_days < float("inf"), "search.half_life_days must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +277,7 @@ class EngineConfig:
     short_term: ShortTermConfig = section(ShortTermConfig, "short-term memory")
     extract: ExtractConfig = section(ExtractConfig, "from segments to entries")
     sleep: SleepConfig = section(SleepConfig, "what newer memories do to older ones, while nobody waits")
+    forget: ForgetConfig = section(ForgetConfig, "what goes out of sight")
     search: SearchConfig = section(SearchConfig, "recall")
     chat: ChatConfig = section(ChatConfig, "chat with memory")
     block: BlockConfig = section(BlockConfig, "what a chat session knows from its beginning")
