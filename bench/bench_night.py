@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = Table("night", None if args.dry else RESULTS)
     script = Script(reply=reply)
     options: dict[str, Any] = {"extract.mode": "extractive", "sleep.mode": "llm", "sleep.threshold": args.threshold}
+    options |= {"sleep.after_entries": 0, "sleep.idle_seconds": 0.0}  # nobody sleeps before he is asked
     if args.stub_encoders:
         options |= {"embedder.stub": True, "classifier.source": "stub"}
     with running(script):
