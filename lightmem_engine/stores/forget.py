@@ -6,6 +6,7 @@ which it held. Once it has been hidden for as long as it is kept, it is deleted 
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -59,7 +60,7 @@ def hide(
 
 def usefulness(text: str, age_days: float, num_messages: int) -> float:
     """How much an entry is worth keeping: the newer, the fuller and the more often said, the more."""
-    fresh = 0.5 ** (max(age_days, 0.0) / _FRESH_DAYS)
+    fresh = math.exp2(-max(age_days, 0.0) / _FRESH_DAYS)
     fullness = min(len(set(search_terms(text))), _ENOUGH_TERMS) / _ENOUGH_TERMS
     return fresh + fullness + 0.5 * (num_messages - 1)
 
