@@ -66,10 +66,8 @@ async def night(config: EngineConfig, dataset: Dataset, table: Table) -> SleepRu
             for metric, value in report[group].items():
                 table.value({**case, "group": group, "when": when}, metric, "", value)
 
-    case: dict[str, object] = {
-        **{"dataset": dataset.name, "conversations": len(dataset.conversations)},
-        "threshold": config.sleep.threshold,
-    }
+    case: dict[str, object] = {"dataset": dataset.name, "threshold": config.sleep.threshold}
+    case["conversations"] = len(dataset.conversations)
     async with AsyncMemory(config) as memory:
         await asked(memory, "before")
         run = await memory.sleep()
