@@ -61,7 +61,8 @@ async def measure(config: EngineConfig, dataset: Dataset, script: Script, table:
         timing = Timing()
         for conversation in dataset.conversations:
             await replay(memory, conversation, conversation.id, timing)
-        run = await memory.sleep()
+        await memory.sleep()
+        applied = sum(run.applied for run in await memory.sleep_runs())
         usage = (await memory.stats())["usage"]
     number = len(dataset.conversations)
     calls: Counter[str] = Counter(map(stage_of, script.requests))
@@ -76,7 +77,7 @@ async def measure(config: EngineConfig, dataset: Dataset, script: Script, table:
     found["calls, all"] = len(script.requests) / number
     found["thousand tokens, all"] = found["thousand tokens, extraction"] + found["thousand tokens, sleep"]
     found["answer tokens per token shown, extraction"] = usage["extract"]["completion_tokens"] / read["extraction"]
-    found["changes of sleep"] = run.applied / number
+    found["changes of sleep"] = applied / number
     for metric, value in sorted(found.items()):
         table.value({"data": dataset.name, "system": "this engine"}, metric, "per conversation", value)
     assert len(script.requests) == usage["extract"]["calls"] + usage["sleep"]["calls"], "every call is counted"

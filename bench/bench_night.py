@@ -67,6 +67,7 @@ async def night(config: EngineConfig, dataset: Dataset, table: Table) -> SleepRu
                 table.value({**case, "group": group, "when": when}, metric, "", value)
 
     case: dict[str, object] = {"dataset": dataset.name, "threshold": config.sleep.threshold}
+    case["conversations"] = len(dataset.conversations)
     async with AsyncMemory(config) as memory:
         await asked(memory, "before")
         run = await memory.sleep()
@@ -94,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = Table("night", None if args.dry else RESULTS)
     script = Script(reply=reply)
     options: dict[str, Any] = {"extract.mode": "extractive", "sleep.mode": "llm", "sleep.threshold": args.threshold}
+    options |= {"sleep.after_entries": 0, "sleep.idle_seconds": 0.0}  # nobody sleeps before he is asked
     if args.stub_encoders:
         options |= {"embedder.stub": True, "classifier.source": "stub"}
     with running(script):

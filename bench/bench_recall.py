@@ -80,10 +80,10 @@ async def measure(dataset: Dataset, embed: Embed, table: Table) -> None:
 
 
 def gained(after: Sequence[tuple[str, float]], before: Sequence[tuple[str, float]]) -> dict[str, Floats]:
-    """What each question gained, by category and over all."""
+    """What each question gained, by category and over all but adversarial ones."""
     found: dict[str, list[float]] = {}
     for (category, new), (_, old) in zip(after, before, strict=True):
-        for group in (category, "all"):
+        for group in (category, *(() if category == "adversarial" else ("all",))):
             found.setdefault(group, []).append(new - old)
     return {group: np.array(values, np.float32) for group, values in sorted(found.items())}
 

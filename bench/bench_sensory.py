@@ -46,7 +46,7 @@ from transformers import BertConfig, BertForTokenClassification
 
 from bench.harness import RESULTS, Table, interleaved
 from bench.published import Reference
-from lightmem_engine.config import CompressConfig
+from lightmem_engine.config_sensory import CompressConfig
 from lightmem_engine.models.checkpoint import locate
 from lightmem_engine.models.encoder import Encoder
 from lightmem_engine.models.lingua_messages import MessageCompressor

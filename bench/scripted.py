@@ -1,19 +1,22 @@
 """A language model by script: a real server whose answers are rules, where only what the engine does with them counts.
 
 Decisions: of two notes in much the same words the older is a duplicate; where a good part of the rarer words is shared,
-what the newer one says besides is added to the older. Extraction: the first words of each turn that says something, as
-many as make the answer `share` of the tokens shown. Summaries: the first words of each note.
+what the newer one says besides is added to the older. Extraction: of each turn with two words of content or more those
+words that fewest others have, as many as make the answer `share` of the tokens shown. Summaries: the first words of
+each note.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 from lightmem_engine.text import num_tokens, search_terms
 
 SAME, NEAR = 0.8, 0.3
+MIN_TERMS = 2  # of a turn that says something
 _NOTE = re.compile(r"^(\d+) (?:\[[^\]]*\] )?(?:([^:\n]{1,40}): )?(.*)$", re.MULTILINE)
 
 
@@ -54,14 +57,23 @@ def decisions(asked: str) -> list[dict[str, Any]]:
 
 def facts(notes: dict[int, tuple[str, str]], share: float, *, is_event: bool) -> dict[str, Any]:
     """At least one fact of each turn with content, of about `share` of its tokens with all that stands around it."""
+    terms = {number: set(search_terms(text)) for number, (_, text) in notes.items()}
+    common = Counter(term for own in terms.values() for term in own)
     found: list[dict[str, Any]] = []
     for number, (speaker, text) in notes.items():
-        words = text.split()
-        if not search_terms(text):
+        if len(terms[number]) < MIN_TERMS:
             continue
         budget = max(4, int(share * num_tokens(text)) - 8)  # what JSON puts around a fact counts, too
-        found.append({"source": number, "fact": f"{speaker}: {' '.join(words[:budget])}"})
+        words = text.split()
+        rarest = sorted(range(len(words)), key=lambda place: _rarity(words[place], common))[:budget]
+        found.append({"source": number, "fact": f"{speaker}: {' '.join(words[place] for place in sorted(rarest))}"})
     return {"facts": found, **({"relations": [], "entities": []} if is_event else {})}
+
+
+def _rarity(word: str, common: Counter[str]) -> tuple[bool, int]:
+    """Sorts words of content before others, and those of few turns before those of many."""
+    own = search_terms(word)
+    return not own, min((common[term] for term in own), default=0)
 
 
 def _overlap(one: set[str], other: set[str]) -> float:

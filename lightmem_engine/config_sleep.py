@@ -45,3 +45,16 @@ class SleepConfig:
         check(0 <= self.summary_window < float("inf"), "sleep.summary_window must be 0 or more")
         for name in ("idle_seconds", "after_entries", "every_hours", "max_calls", "max_tokens", "max_seconds"):
             check(getattr(self, name) >= 0, f"sleep.{name} must be 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetConfig:
+    """What sleep hides because it is too old or too much, and when that is gone for good."""
+
+    expire_days: float = option(0.0, "age at which an entry expires; 0: never")
+    max_entries: int = option(0, "entries of a user in sight; of more, sleep archives the least useful; 0: no limit")
+    keep_days: float = option(30.0, "how long what was so hidden can be rolled back; then it is deleted; 0: for ever")
+
+    def __post_init__(self) -> None:
+        for name in ("expire_days", "max_entries", "keep_days"):
+            check(0 <= getattr(self, name) < float("inf"), f"forget.{name} must be 0 or more")

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lightmem_engine.config import PaperIndex, SegmentConfig
+from lightmem_engine.config_sensory import PaperIndex, SegmentConfig
 from lightmem_engine.sensory.memory import SensoryJob, SensoryMemory
 from lightmem_engine.sensory.normalize import normalize
 from lightmem_engine.sensory.segment import TurnSignal, document_boundaries, signal

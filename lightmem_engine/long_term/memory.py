@@ -19,6 +19,7 @@ from lightmem_engine.long_term.rank import (
     DEFAULT_WEIGHTS,
     Strategy,
     Weights,
+    age_term,
     eligible_at,
     fuse,
     has,
@@ -222,12 +223,16 @@ class LongTermMemory:
         # Without the question's vector, words decide.
         strategy = request.strategy if signals.vector is not None else worded(request.strategy)
 
+        half_life = self._config.search.half_life_days
+
         def rank() -> tuple[list[tuple[str, float]], bool]:
             columns = user.index.columns()
             eligible = eligible_at(columns, now, request.as_of)
             if request.filter is not None:
                 eligible &= request.filter(columns)
             scores = self._scores(user.index, columns, question, signals, strategy)
+            if half_life:
+                scores = scores + age_term(columns.event_time, request.as_of or now, half_life)
             slots = order(scores, eligible, limit)
             best: dict[str, float] = {}
             for slot in slots.tolist():

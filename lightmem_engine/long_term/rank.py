@@ -9,6 +9,7 @@
           + .7 * [said by the one person named], or 1.5 * [said by a person, not by the assistant] if nobody is named
           + 1 * share of the named date's parts (year, month, day) that the entry's day agrees with, or all of it
                 since or before that date
+          + 1 * .5 ** (age / half-life)        if one is set
           - .1 * [ends with a question mark]   questions rarely hold answers
 
 One setting for all data; `bench/bench_recall.py` measures what each term contributes. Normalisation runs over all live
@@ -36,6 +37,7 @@ _ASSISTANT = ROLES.index("assistant")
 _CURRENT = [STATES.index("pending"), STATES.index("active")]
 _ENDED = [STATES.index("superseded"), STATES.index("expired"), STATES.index("archived")]
 _NEVER = np.iinfo(np.int64).max
+_DAY_MS = 86_400_000
 _NOBODY = -1
 _REACH = 2  # neighbours on either side
 
@@ -147,6 +149,12 @@ def date_term(dates: Sequence[DateMention], days: npt.NDArray[np.int32]) -> Floa
             share = np.array([day is not None and (day >= edge) == since for day in calendar], np.float32)
         best = np.maximum(best, share[place])
     return best
+
+
+def age_term(event_time: npt.NDArray[np.int64], moment: dt.datetime, half_life_days: float) -> Floats:
+    """float32 [slots]; 1 for what happens at this moment or later, a half for what is one half-life old."""
+    age = (round(moment.timestamp() * 1000) - event_time.astype(np.float64)) / _DAY_MS
+    return np.asarray(np.exp2(-np.maximum(age, 0) / half_life_days), np.float32)
 
 
 def eligible_at(columns: Columns, now: dt.datetime, as_of: dt.datetime | None) -> Mask:

@@ -18,6 +18,7 @@ import numpy as np
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import BackendUnavailable, InvalidInput, ModelError, NotFound, Overloaded
+from lightmem_engine.pipeline.forgetting import Forgetting
 from lightmem_engine.pipeline.means import Means
 from lightmem_engine.pipeline.meter import Meter
 from lightmem_engine.pipeline.summaries import Summaries
@@ -56,6 +57,7 @@ class Consolidator:
         self._means = means
         self._db = means.db
         self._summaries = Summaries(config.sleep, means)
+        self._forgetting = Forgetting(config.forget, means)
 
     async def run(self, run: SleepRun) -> tuple[RunState, str | None]:
         """Go through a run; returns how it ended, and why if not well. Raises `NotFound` for a run that was
@@ -94,6 +96,7 @@ class Consolidator:
             else:
                 await self._finish(run, scope, plan, meter)
                 await self._summaries.user(run, scope, meter)
+                await self._forgetting.user(run, scope)
                 return
         logger.warning("a run of sleep left a user after %d rounds", MAX_ROUNDS)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from lightmem_engine.config import SegmentConfig
+from lightmem_engine.config_sensory import SegmentConfig
 from lightmem_engine.pipeline.bisect import Poison, Retry, describe, run_bisecting
 from lightmem_engine.protocols import Clock
 from lightmem_engine.runtime.failpoints import Failpoints

@@ -38,6 +38,7 @@ class Sleeper:
         self._db = db
         self._consolidator = consolidator
         self._options = config.sleep
+        self._forgets = bool(config.forget.expire_days or config.forget.max_entries)
         self._mode = mode
         self._clock = clock
         self._waiting: asyncio.Queue[SleepRun] = asyncio.Queue()
@@ -189,7 +190,9 @@ class Sleeper:
     async def _by_schedule(self) -> None:
         while True:
             await asyncio.sleep(self._options.every_hours * _HOUR)
-            for scope in await self._db.read(sleep_notes.unseen_users):
+            # Time alone makes work for forgetting; for all else somebody must have said something.
+            whose = sleep_notes.everybody if self._forgets else sleep_notes.unseen_users
+            for scope in await self._db.read(whose):
                 if scope not in self._due:
                     self._due.add(scope)
                     await self._begin(scope.tenant, scope.user, "schedule", None)

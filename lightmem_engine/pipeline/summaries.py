@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from functools import partial
 
 from lightmem_engine.config_sleep import SleepConfig
@@ -76,9 +77,16 @@ class Summaries:
             spent = Spent(
                 calls=found.num_calls, usage=found.usage, seconds=meter.lap(), undecided=int(found.text is None)
             )
-            write = partial(summaries.store, scope=scope, run=run.id, text=found.text, vector=vector)
-            write = partial(write, own=event.own, cited=found.cited, spent=spent, embed_model=self._means.embed_model)
-            if not await self._means.db.write(partial(write, now=self._means.clock.now())):
+            told = partial(summaries.store, scope=scope, run=run.id, text=found.text, vector=vector)
+            told = partial(told, own=event.own, cited=found.cited, spent=spent, embed_model=self._means.embed_model)
+            now = self._means.clock.now()
+
+            def write(connection: sqlite3.Connection) -> bool:
+                is_alive = told(connection, now=now)
+                self._means.failpoints.reach("sleep.commit")
+                return is_alive
+
+            if not await self._means.db.write(write):
                 await self._means.forget_prompts()  # the model has read words that are to be forgotten
                 raise NotFound(f"run {run.id} was erased with its user")
 

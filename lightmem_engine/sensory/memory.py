@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from lightmem_engine.config import CompressConfig
+from lightmem_engine.config_sensory import CompressConfig
 from lightmem_engine.sensory.compress import compress
 from lightmem_engine.sensory.pieces import split
 from lightmem_engine.sensory.windows import Count, Cut, Cutter, Session

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightmem_engine.config import SegmentConfig
+from lightmem_engine.config_sensory import SegmentConfig
 from lightmem_engine.sensory.hybrid import Series, hybrid_boundaries, unit_rows
 from lightmem_engine.sensory.paper import paper_boundaries
 from lightmem_engine.types import Role, SensedTurn, Vector

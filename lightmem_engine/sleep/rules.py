@@ -34,7 +34,9 @@ class Reading:
 def read(note: SleepNote) -> Reading:
     """An entry as rules see it."""
     told = tuple(part for part in sentences(note.words) if not (part.is_question or part.is_idle))
-    return Reading(note, plain(note.words), told, frozenset(search_terms(note.words)))
+    # A fact names who said it; that two facts have this in common says nothing.
+    terms = frozenset(search_terms(note.words)).difference(search_terms(note.speaker))
+    return Reading(note, plain(note.words), told, terms)
 
 
 def matters(target: Reading, source: Reading) -> bool:

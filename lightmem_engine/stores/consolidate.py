@@ -15,6 +15,7 @@ from datetime import datetime
 from lightmem_engine.stores import edges, runs, sleep_notes, work
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import select_in, to_blob, to_ms
+from lightmem_engine.stores.versions import advance
 from lightmem_engine.types import Decision, Scope, SleepNote, State, Usage, Vector
 
 SLEEP = "sleep"
@@ -174,29 +175,13 @@ class _Writer:
     ) -> int:
         """The next version of an entry, with the sources it had; returns its number."""
         before = self._versions[id]
-        key, now = (id, before), to_ms(self._now)
-        self._connection.execute(
-            "INSERT INTO entry SELECT id, version + 1, tenant, user, kind, coalesce(?, text), valid_from, offset_s, "
-            "coalesce(?, valid_to), ?, NULL, ?, ?, segment, session, speaker, role, tags, metadata FROM entry "
-            "WHERE id = ? AND version = ?",
-            (text, None if valid_to is None else to_ms(valid_to), now, self._run, state, *key),
+        advance(
+            *(self._connection, id, before, self._run, state, self._now),
+            text=text,
+            vector=vector,
+            embed_model=self._embed_model,
+            valid_to=valid_to,
         )
-        self._connection.execute(
-            "UPDATE entry SET state = 'superseded', superseded_at = ? WHERE id = ? AND version = ?", (now, *key)
-        )
-        self._connection.execute(
-            'INSERT INTO entry_source SELECT entry, version + 1, message, start, "end" FROM entry_source '
-            "WHERE entry = ? AND version = ?",
-            key,
-        )
-        if vector is None:
-            self._connection.execute(
-                "INSERT INTO vector SELECT entry, version + 1, embed_model, blob FROM vector "
-                "WHERE entry = ? AND version = ?",
-                key,
-            )
-        else:
-            self._store_vector(id, before + 1, vector)
         self._note(decision, id, before, before + 1, state, other)
         if state == "active":
             self._versions[id] = before + 1

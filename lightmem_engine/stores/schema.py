@@ -11,7 +11,7 @@ import sqlite3
 from lightmem_engine.errors import CorruptStore, StoreError
 from lightmem_engine.stores.schema_kv import KV_MANIFESTS
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _V1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

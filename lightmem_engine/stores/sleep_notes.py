@@ -132,6 +132,12 @@ def unseen_users(connection: sqlite3.Connection, tenant: str | None = None) -> l
     return [Scope(user=user, tenant=tenant) for tenant, user in rows]
 
 
+def everybody(connection: sqlite3.Connection) -> list[Scope]:
+    """Everybody of every tenant with entries, by name."""
+    rows = connection.execute("SELECT DISTINCT tenant, user FROM entry ORDER BY 1, 2").fetchall()
+    return [Scope(user=user, tenant=tenant) for tenant, user in rows]
+
+
 def users(connection: sqlite3.Connection, tenant: str) -> list[Scope]:
     """Everybody of a tenant with entries, by name."""
     rows = connection.execute("SELECT DISTINCT user FROM entry WHERE tenant = ? ORDER BY 1", (tenant,)).fetchall()

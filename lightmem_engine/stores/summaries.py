@@ -11,6 +11,7 @@ from lightmem_engine.stores import runs, sleep_notes, work
 from lightmem_engine.stores.consolidate import SLEEP, Spent
 from lightmem_engine.stores.log import record_changes
 from lightmem_engine.stores.rows import offset_of, select_in, to_blob, to_ms
+from lightmem_engine.stores.versions import advance
 from lightmem_engine.types import Scope, SleepNote, Vector
 
 SUMMARISED, OUTDATED = "summarise", "retire"
@@ -45,26 +46,7 @@ def retire(connection: sqlite3.Connection, scope: Scope, run: str, now: datetime
         return 0
     rows = connection.execute(sql, (scope.tenant, scope.user)).fetchall()
     for id, version in rows:
-        key = (id, version)
-        connection.execute(
-            "INSERT INTO entry SELECT id, version + 1, tenant, user, kind, text, valid_from, offset_s, valid_to, ?, "
-            "NULL, ?, 'superseded', segment, session, speaker, role, tags, metadata FROM entry "
-            "WHERE id = ? AND version = ?",
-            (to_ms(now), run, *key),
-        )
-        connection.execute(
-            "UPDATE entry SET state = 'superseded', superseded_at = ? WHERE id = ? AND version = ?", (to_ms(now), *key)
-        )
-        connection.execute(
-            'INSERT INTO entry_source SELECT entry, version + 1, message, start, "end" FROM entry_source '
-            "WHERE entry = ? AND version = ?",
-            key,
-        )
-        connection.execute(
-            "INSERT INTO vector SELECT entry, version + 1, embed_model, blob FROM vector "
-            "WHERE entry = ? AND version = ?",
-            key,
-        )
+        advance(connection, id, version, run, "superseded", now)
         runs.note_change(
             connection, run, scope, OUTDATED, id, version, version + 1, "superseded", None, "it tells of what changed"
         )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from lightmem_engine.config import PROTECTED
+from lightmem_engine.config_sensory import PROTECTED
 from lightmem_engine.sensory.compress import compress
 from lightmem_engine.short_term.dates import date_spans
 from lightmem_engine.short_term.extractive import merge

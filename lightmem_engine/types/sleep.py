@@ -9,7 +9,7 @@ from typing import Literal
 from lightmem_engine.types.base import Kind, Role, State, Vector
 
 Action = Literal["ignore", "supersede", "duplicate", "update", "split"]
-Change = Literal["supersede", "duplicate", "update", "split", "summarise", "retire", "archive", "expire", "restore"]
+Change = Literal["supersede", "duplicate", "update", "split", "summarise", "retire", "archive", "expire"]
 RunState = Literal["running", "done", "stopped", "failed", "rolled_back"]
 RunReason = Literal["call", "idle", "count", "schedule", "online"]
 

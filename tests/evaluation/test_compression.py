@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lightmem_engine.config import CompressConfig
+from lightmem_engine.config_sensory import CompressConfig
 from lightmem_engine.evaluation import compression
 from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
 from lightmem_engine.sensory.memory import SensoryMemory

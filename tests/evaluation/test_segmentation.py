@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightmem_engine.config import CompressConfig, EngineConfig, SegmentConfig, replace
+from lightmem_engine.config import EngineConfig, replace
+from lightmem_engine.config_sensory import CompressConfig, SegmentConfig
 from lightmem_engine.evaluation import segmentation
 from lightmem_engine.evaluation.run import Judged, evaluate_file
 from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from lightmem_engine.assemble import open_workbench
-from lightmem_engine.config import ClassifierConfig, CompressConfig, EmbedderConfig, EngineConfig
+from lightmem_engine.config import EmbedderConfig, EngineConfig
+from lightmem_engine.config_sensory import ClassifierConfig, CompressConfig
 from lightmem_engine.errors import BackendUnavailable, ConfigError
 from lightmem_engine.loading import load_encoders
 from lightmem_engine.models import gpt_tokens, lingua_messages

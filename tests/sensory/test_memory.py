@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightmem_engine.config import CompressConfig
+from lightmem_engine.config_sensory import CompressConfig
 from lightmem_engine.errors import ModelError
 from lightmem_engine.models.encoder import Encoder, SentenceEmbedder
 from lightmem_engine.models.packaged import packaged_minilm

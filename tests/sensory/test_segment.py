@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightmem_engine.config import SegmentConfig
+from lightmem_engine.config_sensory import SegmentConfig
 from lightmem_engine.sensory import segment
 from lightmem_engine.sensory.segment import TurnSignal, decide, document_boundaries, unit_starts
 from lightmem_engine.types import Role
