@@ -35,6 +35,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "AsyncScheduler": ("vllm.v1.core.sched.async_scheduler",),
     "current_platform": ("vllm.platforms",),
     "EndpointPlugin": ("vllm.plugins.endpoint_plugins.interface",),
+    "KVTransferConfig": ("vllm.config", "vllm.config.kv_transfer"),
 }
 
 
@@ -100,6 +101,11 @@ def argument_parser(prog: str) -> argparse.ArgumentParser:
 def is_cpu() -> bool:
     """Whether this vLLM computes on the CPU."""
     return bool(symbol("current_platform").is_cpu())
+
+
+def kv_transfer(settings: Mapping[str, Any]) -> Any:
+    """What `--kv-transfer-config` becomes when vLLM reads it."""
+    return symbol("KVTransferConfig")(**settings)
 
 
 def allowed_plugins(current: str | None) -> str:

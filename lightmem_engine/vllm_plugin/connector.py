@@ -63,7 +63,7 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             {"weights": locate(vllm_config.model_config.model).digest, **facts_of(vllm_config)}
         )
         if len(kv_cache_config.kv_cache_groups) != 1:
-            raise ValueError("kept KV caches need a model with one kind of attention")
+            raise ValueError("kept KV caches need a model with one kind of attention; serve it with --set kv.mode=off")
         self._block_size = int(vllm_config.cache_config.block_size)
         self._store = options.open_store()
         self._link = OwnerLink(Path(options.socket))

@@ -22,6 +22,7 @@ from lightmem_engine.errors import ConfigError
 from lightmem_engine.serving.keys import clear_keys
 from lightmem_engine.serving.owner import SOCKET_NAME
 from lightmem_engine.vllm_plugin import compat
+from lightmem_engine.vllm_plugin.connector_options import kv_transfer_config
 from lightmem_engine.vllm_plugin.gpu import remaining_share
 from lightmem_engine.vllm_plugin.guardian import Guardian
 from lightmem_engine.vllm_plugin.options import add_options, refuse_bypasses, refuse_environment
@@ -29,6 +30,7 @@ from lightmem_engine.vllm_plugin.settings import PluginSettings
 
 PROG = "lightmem-engine"
 TOKEN_BYTES = 32
+HASHES = ("sha256", "sha256_cbor")  # of blocks, under which our KV connector finds them again
 SCHEDULERS = "lightmem_engine.vllm_plugin.scheduler"
 
 logger = logging.getLogger(__name__)
@@ -131,6 +133,7 @@ def prepare(args: argparse.Namespace, loaded: LoadedConfig) -> Plan:
     directory = Path(config.data_dir or default_data_dir()).expanduser().resolve()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in given if key not in keys)
+    _keep_caches(args, config, directory)
     settings = PluginSettings(
         str(directory / SOCKET_NAME), token, config.identity.trust, str(config.identity.keys), digests
     )
@@ -143,6 +146,24 @@ def prepare(args: argparse.Namespace, loaded: LoadedConfig) -> Plan:
     }
     own_secret = {} if config.lm.url else {"LIGHTMEM_LM__API_KEY": token}
     return Plan(settings, environment, owner, own_secret)
+
+
+def _keep_caches(args: argparse.Namespace, config: EngineConfig, directory: Path) -> None:
+    """Put our KV connector into vLLM, if caches are to be kept and this vLLM can; says why if not."""
+    wanted = kv_transfer_config(config, directory)
+    if wanted is None:
+        return
+    reasons = {
+        "--kv-transfer-config is given": args.kv_transfer_config is not None,
+        "prefix caching is off": args.enable_prefix_caching is False,
+        f"--prefix-caching-hash-algo is {args.prefix_caching_hash_algo}": args.prefix_caching_hash_algo not in HASHES,
+        "the model is spread over several workers": args.tensor_parallel_size * args.pipeline_parallel_size > 1,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            logger.warning("no KV caches are kept: %s", reason)
+            return
+    args.kv_transfer_config = compat.kv_transfer(wanted)
 
 
 def _model_settings(args: argparse.Namespace, config: EngineConfig) -> list[str]:

@@ -42,6 +42,7 @@ def _planned(argv: list[str]) -> dict[str, Any]:
     names += ["scheduling_policy", "scheduler_cls", "prefix_caching_hash_algo"]
     return {
         "args": {name: getattr(args, name) for name in names},
+        "kv": getattr(args.kv_transfer_config, "kv_connector", None),
         "owner": plan.owner_arguments,
         "secrets": sorted(plan.owner_environment),
         "environment": plan.environment,

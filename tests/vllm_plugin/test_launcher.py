@@ -64,7 +64,7 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
     hashed.write_text(f'[[keys]]\nsha256 = "{"0" * 64}"\ntenant = "red"\n', "utf-8")
     hashed.chmod(0o600)
     base = ["--data-dir", str(data)]
-    plain, told, open_, own_key, other_model, digest = _parse(
+    plain, told, open_, own_key, other_model, digest, *without_kv = _parse(
         [
             (["--model", "some/model", *base], {"VLLM_PLUGINS": "theirs,more"}),
             (["some/model", "--config", str(yaml), "--port", "8100", "--scheduling-policy", "fcfs"], {}),
@@ -72,6 +72,9 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
             (["some/model", "--api-key", "theirs", "--background", "cancel", *base], {"PYTHONHASHSEED": "7"}),
             (["some/model", "--set", "lm.url=http://elsewhere/v1", *base], {}),
             (["some/model", "--keys", str(hashed), *base], {}),
+            (["some/model", "--set", "kv.mode=off", *base], {}),
+            (["some/model", "--prefix-caching-hash-algo", "xxhash", *base], {}),
+            (["some/model", "--kv-transfer-config", '{"kv_connector": "Other", "kv_role": "kv_both"}', *base], {}),
         ],
         tmp_path,
     )
@@ -89,6 +92,9 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
     assert {"lm.url=http://127.0.0.1:8000/v1", "lm.send_priority=true", "lm.disable_thinking=true"} <= {*plain["owner"]}
     assert plain["secrets"] == ["LIGHTMEM_LM__API_KEY"]
     assert plain["token"] not in json.dumps(plain["owner"])
+
+    assert plain["kv"] == "LightMemConnector"
+    assert [one["kv"] for one in without_kv] == [None, None, "Other"]
 
     assert told["args"]["max_num_seqs"] == 7
     assert told["args"]["scheduling_policy"] == "fcfs"

@@ -42,6 +42,7 @@ def test_all_processes_die_and_a_new_server_remembers(vllm: VllmServer, tmp_path
     """The launcher is killed with its children; the owner, in a session of its own, notices and lets go."""
     _wait_for_owner(vllm)
     ask(vllm, "My uncle moved to Turin.", "mona")
+    _wait_for_kept_caches(vllm)
     owner = vllm.owner()
     os.killpg(vllm.process.pid, signal.SIGKILL)
     vllm.process.wait()
@@ -64,6 +65,14 @@ def test_all_processes_die_and_a_new_server_remembers(vllm: VllmServer, tmp_path
 def _wait_for_owner(server: VllmServer) -> None:
     deadline = time.monotonic() + 120
     while native(server, "GET", "/health/ready").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _wait_for_kept_caches(server: VllmServer) -> None:
+    """KV of what was told is on the disk, in the owner's books."""
+    deadline = time.monotonic() + 120
+    while not native(server, "GET", "/v1/memory/kv").json()["chunks"]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
