@@ -22,7 +22,7 @@ class SleepConfig:
     )
     top_k: int = option(10, "most newer entries an entry is compared with")
     threshold: float = option(0.8, "lowest cosine of two entries that the model is asked about")
-    max_notes: int = option(24, "most entries shown in one prompt")
+    max_notes: int = option(0, "most entries shown in one prompt; 0: 24, or 5 for the packaged model")
     answer_tokens: int = option(1024, "longest answer of one call")
     summaries: bool = option(False, "let the language model summarise what happened, window by window")
     summary_window: float = option(3600.0, "seconds that one summary is about, at least")
@@ -38,7 +38,7 @@ class SleepConfig:
     def __post_init__(self) -> None:
         check(self.top_k >= 1, "sleep.top_k must be at least 1")
         check(-1 <= self.threshold <= 1, "sleep.threshold must be between -1 and 1")
-        check(self.max_notes >= 2, "sleep.max_notes must be at least 2")
+        check(self.max_notes == 0 or self.max_notes >= 2, "sleep.max_notes must be 0, or at least 2")
         check(self.answer_tokens >= 16, "sleep.answer_tokens must be at least 16")
         check(self.summary_notes >= 1, "sleep.summary_notes must be at least 1")
         check(self.summary_seeds >= 0, "sleep.summary_seeds must be 0 or more")

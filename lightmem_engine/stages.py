@@ -128,6 +128,9 @@ async def _read_ahead(extractor: Extractor, model: AdmittedModel, segments: Sequ
         await extractor.read_ahead(segments, model)
 
 
+MAX_NOTES = {"packaged": 5}  # in one prompt of decisions; other models read more
+
+
 def sleep_mode(config: EngineConfig) -> Literal["rules", "llm"]:
     """Who decides in sleep."""
     if config.sleep.mode != "auto":
@@ -160,6 +163,7 @@ def sleeper(
         if mode == "llm" and config.sleep.summaries
         else None,
         at_once=config.runtime.max_background,
+        max_notes=config.sleep.max_notes or MAX_NOTES.get(choose_lm(config)[0], 24),
         retry=Retry(config.runtime.max_attempts, config.runtime.backoff_seconds),
         clock=clock,
         failpoints=failpoints,

@@ -145,7 +145,7 @@ class Consolidator:
             older, newer = notes[target], notes[source]
             if ({older.id, newer.id} & new) and (older.id, newer.id) not in failed and not known(older, newer):
                 wanted.setdefault(target, []).append(source)
-        plan.parts = cut(notes, wanted, self._options.max_notes)
+        plan.parts = cut(notes, wanted, self._means.max_notes)
         return plan
 
     def _queue(self, notes: list[SleepNote], new: set[str]) -> Queue:

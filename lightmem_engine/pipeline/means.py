@@ -21,7 +21,7 @@ Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 @dataclass(frozen=True, slots=True)
 class Means:
     """Models, stores and limits. decider: None where rules decide alone.   summarizer: None for no summaries.
-    at_once: calls in flight."""
+    at_once: calls in flight.   max_notes: in one prompt."""
 
     db: MemoryDB
     topk: TopK
@@ -31,6 +31,7 @@ class Means:
     decider: Decider | None
     summarizer: Summarizer | None
     at_once: int
+    max_notes: int
     retry: Retry
     clock: Clock
     failpoints: Failpoints
