@@ -70,6 +70,9 @@ SMALL = (
 )
 
 
+TINY = (Case("encoder", 2, 64, (2, 2), 16, causal=False), Case("prefill", 1, 96, (4, 2), 16, causal=True))
+
+
 class Clock:
     """Milliseconds of a call, on the device's own clock where it has one."""
 
@@ -145,7 +148,7 @@ def attention(args: argparse.Namespace, table: Table, clock: Clock, dtype: torch
     table.value(machine, "matmul rate", "TFLOP/s", rate / 1e12)
     table.value(machine, "copy rate", "GB/s", copied / 1e9)
     missed = []
-    for case in SMALL if args.small else CASES:
+    for case in TINY if args.tiny else SMALL if args.small else CASES:
         shape = {**machine, "case": case.name, "sequences": case.sequences, "tokens": case.tokens, "heads": case.heads}
         least = 1000 * max(case.operations / rate, case.bytes / copied)
         table.value(shape, "what the machine needs at least", "ms", least)
@@ -171,6 +174,8 @@ def encoders(args: argparse.Namespace, table: Table, clock: Clock, dtype: torch.
     rate = matmul_rate(args.device, dtype, clock)
     for name, (layers, width, heads, inner) in SHAPES.items():
         layers = 2 if args.small else layers
+        if args.tiny:
+            width, heads, inner = 32, 2, 64
         config = BertConfig(
             vocab_size=1000, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
             intermediate_size=inner,
@@ -200,6 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--small", action="store_true", help="shapes for a machine without a GPU")
+    parser.add_argument("--tiny", action="store_true", help="shapes that measure nothing")
     parser.add_argument("--dry", action="store_true", help="print the rows, store none")
     args = parser.parse_args(argv)
     args.small |= args.device == "cpu"

@@ -46,6 +46,18 @@ BENCHES = {
         (),
         ("--layers", "2", "--tokens", "10", "40", "--users", "1", "3", "--sample", "1", "--rounds", "1", "--dry"),
     ),
+    "kernels": Bench(
+        "bench.bench_kernels",
+        "the attention reduction and the encoder against what the machine could do",
+        (),
+        ("--rounds", "1", "--dry"),
+    ),
+    "queue": Bench(
+        "bench.bench_queue",
+        "the update queue against the published scan",
+        (),
+        ("--entries", "500", "--dry"),
+    ),
     "ingest": Bench(
         "bench.bench_ingest",
         "10,000 messages from 500 users over 32 connections",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench import bench_ingest, bench_kv, bench_sensory, run
+from bench import bench_ingest, bench_kernels, bench_kv, bench_sensory, run
 from bench.dialogues import MIN_TOKENS, sayings
 from bench.harness import ROOT
 from lightmem_engine.text import num_tokens
@@ -54,6 +54,14 @@ def test_kept_caches_are_set_against_computing(capsys: pytest.CaptureFixture[str
     assert bench_kv.main([*run.BENCHES["kv"].quick]) == 0
     rows = capsys.readouterr().out
     for figure in ("computed over loaded, p50: ", "engine's choice: load: ", "over computing, worst: "):
+        assert figure in rows
+
+
+def test_kernels_are_set_against_what_the_machine_could_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """The smallest encoder and reductions; without a GPU there is no kernel of ours among them."""
+    assert bench_kernels.main(["--device", "cpu", "--tiny", "--rounds", "1", "--dry"]) == 0
+    rows = capsys.readouterr().out
+    for figure in ("matmul rate: ", "library: p20", "naive: p20", "library, times naive: ", "packed forward: "):
         assert figure in rows
 
 
