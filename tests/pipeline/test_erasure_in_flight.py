@@ -104,7 +104,7 @@ class _Slow(ScriptedModel):
 
 def _use_slow(monkeypatch: pytest.MonkeyPatch, answer: Any) -> _Slow:
     model = _Slow(answer)
-    monkeypatch.setattr("lightmem_engine.assemble.load_lm", lambda config, device: model)
+    monkeypatch.setattr("lightmem_engine.assemble.load_lm", lambda *_: model)
     return model
 
 

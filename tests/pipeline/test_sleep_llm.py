@@ -214,7 +214,7 @@ def use_slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
     from lightmem_engine import assemble
 
     model = Slow(last_wins)
-    monkeypatch.setattr(assemble, "load_lm", lambda config, device: model)
+    monkeypatch.setattr(assemble, "load_lm", lambda *_: model)
     return model
 
 
@@ -293,7 +293,7 @@ async def test_shared_instructions_come_first(tmp_path: Path, monkeypatch: pytes
 
     from lightmem_engine import assemble
 
-    monkeypatch.setattr(assemble, "load_lm", lambda config, device: Recording(last_wins))
+    monkeypatch.setattr(assemble, "load_lm", lambda *_: Recording(last_wins))
     async with AsyncMemory(config(tmp_path)) as memory:
         await tell(memory, *pairs(3))
         await memory.sleep()

@@ -62,7 +62,7 @@ class ScriptedModel:
 def use_model(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], Answer]) -> ScriptedModel:
     """Let engines opened from now on talk to a scripted model."""
     model = ScriptedModel(answer)
-    monkeypatch.setattr(assemble, "load_lm", lambda config, device: model)
+    monkeypatch.setattr(assemble, "load_lm", lambda *_: model)
     return model
 
 

@@ -41,7 +41,8 @@ def environment(registration: Path) -> dict[str, str]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lightmem-engine\nVersion: 0\n", "utf-8")
     points = "[vllm.endpoint_plugins]\nlightmem = lightmem_engine.vllm_plugin.endpoint:MemoryPlugin\n"
     (info / "entry_points.txt").write_text(points, "utf-8")
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("LIGHTMEM_", "VLLM_"))}
+    others = ("LIGHTMEM_", "VLLM_", "PYTHONHASHSEED")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return ours | {
         "PYTHONPATH": os.pathsep.join([str(registration), *sys.path]),
         "VLLM_NO_USAGE_STATS": "1",
