@@ -121,9 +121,10 @@ class Extractor:
         return await self.salt_of(segments[0].scope) if self.salt_of is not None and segments else ""
 
     async def _extract(self, lines: Sequence[_Line], salt: str) -> Extraction:
-        messages = v1.extract([line.numbered() for line in lines], self.mode)
+        turns = [line.numbered() for line in lines]
+        messages, schema = v1.extract(turns, self.mode), v1.bounded(self.mode, [turn.text for turn in turns])
         try:
-            answer = await self._ask(messages, salt)
+            answer = await self._ask(messages, schema, salt)
         except InvalidInput:
             halves = _split(lines)
             if halves is None:
@@ -136,21 +137,12 @@ class Extractor:
         try:
             return asked + self._drafts(answer, lines)
         except ModelError as error:
-            return asked + await self._repair(messages, answer, error, lines, salt)
+            messages = v1.repair(messages, answer.text[:_SHOWN_OF_BAD_ANSWER], str(error))
+            again = await self._ask(messages, schema, salt)
+            return asked + Extraction(num_calls=1, usage=again.usage) + self._drafts(again, lines)
 
-    async def _repair(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        answer: Completion,
-        error: ModelError,
-        lines: Sequence[_Line],
-        salt: str,
-    ) -> Extraction:
-        again = await self._ask(v1.repair(messages, answer.text[:_SHOWN_OF_BAD_ANSWER], str(error)), salt)
-        return Extraction(num_calls=1, usage=again.usage) + self._drafts(again, lines)
-
-    async def _ask(self, messages: Sequence[Mapping[str, Any]], salt: str) -> Completion:
-        prompt = Prompt(tuple(messages), v1.EXTRACT[self.mode], salt=salt)
+    async def _ask(self, messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any], salt: str) -> Completion:
+        prompt = Prompt(tuple(messages), schema, salt=salt)
         sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
         return (await self.model.generate([prompt], sampling=sampling, priority=self.priority))[0]
 

@@ -63,7 +63,7 @@ def match_facts(answer: Any, wanted: str) -> tuple[int, int, int]:
 def grounded(answer: Any, messages: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """(facts whose names and numbers all occur in the turn they cite or in its speaker, facts)."""
     turns = {int(match[1]): match[2] for match in _TURN.finditer(str(messages[-1]["content"]))}
-    facts = [(turns.get(fact["source"], ""), fact["fact"]) for fact in answer["facts"]]
+    facts = {(turns.get(fact["source"], ""), fact["fact"]) for fact in answer["facts"]}  # said twice is said once
     return sum(_occurs(fact, turn) for turn, fact in facts), len(facts)
 
 

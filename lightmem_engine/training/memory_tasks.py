@@ -75,7 +75,8 @@ def extract(draw: Draw) -> Example:
     numbered = [
         v1.Numbered(speaker, text, day) for (speaker, _, day), text in zip(turns, _kept(draw, turns), strict=True)
     ]
-    return Example((*v1.extract(numbered), answer), ("extract",), schema=v1.EXTRACT["flat"])
+    schema = v1.bounded("flat", [turn.text for turn in numbered])
+    return Example((*v1.extract(numbered), answer), ("extract",), schema=schema)
 
 
 def _kept(draw: Draw, turns: Sequence[tuple[str, Said, datetime]]) -> list[str]:

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import xgrammar
 
-from lightmem_engine.prompts.v1 import DECIDE, EXTRACT, SUMMARY
+from lightmem_engine.prompts.v1 import DECIDE, EXTRACT, SUMMARY, bounded
 
 FACT = {"source": 1, "fact": 'Ann\'s "cat" is 3 – naïve'}
 RELATION = {"source": 2, "subject": "Ann", "relation": "supports", "object": "Bob"}
@@ -72,3 +72,13 @@ def test_wrong_answers_fail_schema_and_grammar(schema: Mapping[str, Any], answer
 
 def test_the_grammar_leaves_no_room_for_white_space() -> None:
     assert not accepts(EXTRACT["flat"], json.dumps({"facts": [FACT]}, indent=1))
+
+
+def test_a_bounded_schema_knows_its_turns_and_ends() -> None:
+    schema = bounded("flat", ["One, two: three!", "four five six seven"])
+    assert accepts(schema, compact({"facts": [{"source": 2, "fact": "x"}] * 4}))
+    assert not accepts(schema, compact({"facts": [{"source": 3, "fact": "x"}]}))
+    assert not accepts(schema, compact({"facts": [{"source": 1, "fact": "x"}] * 5}))
+    event = bounded("event", ["我住在柏林，我妹妹住在罗马。"])["properties"]
+    assert {name: part["maxItems"] for name, part in event.items()} == {"facts": 8, "relations": 8, "entities": 8}
+    assert "maxItems" not in EXTRACT["event"]["properties"]["facts"], "the schema itself is frozen"

@@ -77,7 +77,7 @@ async def test_a_fact_keeps_id_span_time_and_speaker_of_the_turn_it_cites() -> N
 async def test_the_model_is_asked_under_the_schema_greedily_as_background_work() -> None:
     model = always(facts())
     await extract(model, TEA, max_tokens=99)
-    assert model.prompts[0].schema == v1.EXTRACT["flat"]
+    assert model.prompts[0].schema == v1.bounded("flat", ["I like tea", "Noted", "And Bob"])
     assert model.samplings == [Sampling(max_tokens=99, temperature=0.0)]
     assert model.priorities == [Priority.INGEST]
 

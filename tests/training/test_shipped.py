@@ -28,9 +28,12 @@ def figures() -> Mapping[str, float]:
 
 @pytest.mark.parametrize(
     ("figure", "least"),
-    [("answer@10", 0.9), ("answer@20", 0.8), ("refuse@10", 0.9), ("refuse@20", 0.9), ("facts F1", 0.85)],
+    [
+        *(("answer@10", 0.9), ("answer@20", 0.8), ("refuse@10", 0.9), ("refuse@20", 0.9)),
+        *(("facts F1", 0.85), ("facts grounded", 0.98), ("facts valid", 1.0), ("decide exact", 0.9)),
+    ],
 )
-def test_it_answers_refuses_and_extracts(figures: Mapping[str, float], figure: str, least: float) -> None:
+def test_it_answers_refuses_extracts_and_decides(figures: Mapping[str, float], figure: str, least: float) -> None:
     assert figures[figure] >= least, dict(figures)
 
 

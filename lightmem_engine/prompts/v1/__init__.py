@@ -8,7 +8,7 @@ from lightmem_engine.prompts.v1.chat import Dated, memory_line, memory_text, own
 from lightmem_engine.prompts.v1.consolidate import decide, summarize
 from lightmem_engine.prompts.v1.extract import Numbered, extract, extract_after, repair
 from lightmem_engine.prompts.v1.fence import fence, format_date, neutralize, one_line
-from lightmem_engine.prompts.v1.schemas import DECIDE, EXTRACT, SUMMARY, ExtractMode
+from lightmem_engine.prompts.v1.schemas import DECIDE, EXTRACT, SUMMARY, ExtractMode, bounded
 
 VERSION = "v1"
 
@@ -20,6 +20,7 @@ __all__ = [
     "Dated",
     "ExtractMode",
     "Numbered",
+    "bounded",
     "decide",
     "extract",
     "extract_after",
