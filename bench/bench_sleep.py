@@ -142,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lm-url", default="", help="a model server that decides; without one, rules do")
     parser.add_argument("--lm-model", default="", help="the model to ask the server for")
     parser.add_argument("--lm-path", default="", help="a Qwen checkpoint that decides in this process")
+    parser.add_argument("--packaged", action="store_true", help="the packaged model decides")
     parser.add_argument("--threshold", type=float, default=None, help="sleep.threshold")
     parser.add_argument("--dry", action="store_true", help="keep no rows")
     parser.add_argument("--show", action="store_true", help="print untouched facts that went out of sight")
@@ -153,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options |= {"lm.url": args.lm_url, "lm.model": args.lm_model}
     if args.lm_path:
         options |= {"lm.model": args.lm_path}
+    if args.packaged:
+        options["sleep.mode"] = "llm"
     if args.threshold is not None:
         options["sleep.threshold"] = args.threshold
     table = Table("sleep", None) if args.dry else Table("sleep")
