@@ -59,7 +59,7 @@ def extract(draw: Draw) -> Example:
     names = (USER, "assistant") if rng.random() < 0.7 else (teller.values.draw("name"), teller.values.draw("name"))
     count = draw.between(draw.level.turns)
     first, *later = teller.days(rng.randint(1, 2))
-    keys = {name: teller.keys(teller.people(name, rng.randint(1, 3)), count + 2) for name in set(names)}
+    keys = {name: teller.keys(teller.people(name, rng.randint(1, 3)), count + 2) for name in dict.fromkeys(names)}
     turns: list[tuple[str, Said, datetime]] = []
     facts: list[dict[str, Any]] = []
     for ordinal in range(1, count + 1):

@@ -8,6 +8,7 @@ from lightmem_engine.training import exam
 from lightmem_engine.training.chat_task import UNKNOWN
 from lightmem_engine.training.evaluate import Answered, items, marks
 from lightmem_engine.training.examples import LEVELS
+from tests.support.process import python
 
 
 def test_the_exam_is_the_same_each_time() -> None:
@@ -54,3 +55,14 @@ def test_a_decision_is_right_in_action_note_and_text_or_not_at_all() -> None:
     assert exam.match_decisions(other, wanted) == (0, 1)
     assert exam.match_actions(other, wanted) == 1
     assert exam.match_actions({"decisions": []}, wanted) == 0
+
+
+def test_the_exam_is_the_same_in_every_process() -> None:
+    """Nothing in it follows the order of a set, which differs from process to process."""
+    code = (
+        "import hashlib; from lightmem_engine.training.evaluate import items;"
+        "print(hashlib.sha256(repr([(i.messages, i.wanted) for i in items(0.5, 'x')]).encode()).hexdigest())"
+    )
+    found = {python("-c", code, env={"PYTHONHASHSEED": seed}, timeout=110).stdout for seed in ("1", "2", "3")}
+    assert len(found) == 1
+    assert len(found.pop().strip()) == 64

@@ -39,7 +39,9 @@ def test_it_answers_refuses_extracts_and_decides(figures: Mapping[str, float], f
 
 def test_its_card_tells_the_truth(figures: Mapping[str, float]) -> None:
     claimed = packaged_micro_qwen().read_json("lightmem.json")["held_out"]
-    shares = {name for name in figures if not name.startswith("num_")}
     assert claimed.keys() == figures.keys()
-    # Processors round differently, and a token that hangs in the balance may fall either way.
-    assert {name: figures[name] for name in shares} == pytest.approx({name: claimed[name] for name in shares}, abs=0.06)
+    for name, value in figures.items():
+        # Processors round differently, and a token that hangs in the balance may fall either way; of what was told
+        # twice there are only about thirty.
+        if not name.startswith("num_"):
+            assert value == pytest.approx(claimed[name], abs=0.1 if name.endswith(" updated") else 0.06), name
