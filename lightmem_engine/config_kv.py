@@ -12,8 +12,8 @@ from lightmem_engine.config_fields import check, option
 class KvConfig:
     mode: Literal["off", "warm", "persist"] = option(
         "persist",
-        "KV caches of the in-process model across restarts: none; token ids alone, read again after a start; or the "
-        "caches themselves",
+        "KV caches across restarts: none; token ids alone, read again after a start (model in process); or the caches "
+        "themselves (also inside vLLM)",
     )
     directory: str = option(
         "", "where their folder, kv, lies; empty: data_dir. Two data directories must not share one"
