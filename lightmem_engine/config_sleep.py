@@ -21,7 +21,9 @@ class SleepConfig:
         "whom an entry is compared with: its nearest newer ones, or whoever has it among its nearest older ones",
     )
     top_k: int = option(10, "most newer entries an entry is compared with")
-    threshold: float = option(0.8, "lowest cosine of two entries that the model is asked about")
+    threshold: float = option(
+        0.0, "lowest cosine of two entries that the model is asked about; 0: 0.8, or 0.3 for the packaged model"
+    )
     max_notes: int = option(0, "most entries shown in one prompt; 0: 24, or 5 for the packaged model")
     answer_tokens: int = option(1024, "longest answer of one call")
     summaries: bool = option(False, "let the language model summarise what happened, window by window")

@@ -17,7 +17,7 @@ from lightmem_engine.pipeline.calls import ModelCalls
 from lightmem_engine.pipeline.consolidate import Consolidator
 from lightmem_engine.pipeline.extract import ExtractStage
 from lightmem_engine.pipeline.listeners import Listeners
-from lightmem_engine.pipeline.means import Means
+from lightmem_engine.pipeline.means import Means, Reach
 from lightmem_engine.pipeline.pipeline import Pipeline
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.pipeline.sleeper import Sleeper
@@ -128,7 +128,16 @@ async def _read_ahead(extractor: Extractor, model: AdmittedModel, segments: Sequ
         await extractor.read_ahead(segments, model)
 
 
-MAX_NOTES = {"packaged": 5}  # in one prompt of decisions; other models read more
+# The packaged model is confused by long prompts, and costs next to nothing.
+REACH = {"packaged": Reach(max_notes=5, threshold=0.3, unlike=True)}
+USUAL_REACH = Reach(max_notes=24, threshold=0.8, unlike=False)
+
+
+def reach(config: EngineConfig) -> Reach:
+    """What the model of this configuration is asked about in sleep."""
+    usual = REACH.get(choose_lm(config)[0], USUAL_REACH)
+    options = config.sleep
+    return Reach(options.max_notes or usual.max_notes, options.threshold or usual.threshold, usual.unlike)
 
 
 def sleep_mode(config: EngineConfig) -> Literal["rules", "llm"]:
@@ -163,7 +172,7 @@ def sleeper(
         if mode == "llm" and config.sleep.summaries
         else None,
         at_once=config.runtime.max_background,
-        max_notes=config.sleep.max_notes or MAX_NOTES.get(choose_lm(config)[0], 24),
+        reach=reach(config),
         retry=Retry(config.runtime.max_attempts, config.runtime.backoff_seconds),
         clock=clock,
         failpoints=failpoints,

@@ -139,13 +139,13 @@ class Consolidator:
             (target, source)
             for target, sources in self._queue(notes, new)
             for source in sources
-            if rules.matters(readings[target], readings[source])
+            if rules.matters(readings[target], readings[source], self._means.reach.unlike)
         ]
         for target, source in dict.fromkeys((*pairs, *rules.related(readings, self._options.top_k))):
             older, newer = notes[target], notes[source]
             if ({older.id, newer.id} & new) and (older.id, newer.id) not in failed and not known(older, newer):
                 wanted.setdefault(target, []).append(source)
-        plan.parts = cut(notes, wanted, self._means.max_notes)
+        plan.parts = cut(notes, wanted, self._means.reach.max_notes)
         return plan
 
     def _queue(self, notes: list[SleepNote], new: set[str]) -> Queue:
@@ -153,7 +153,7 @@ class Consolidator:
         vectors = np.stack([note.vector for note in notes])
         order = np.stack([np.arange(len(notes))] * 2, axis=1)
         group = np.zeros(len(notes), np.int64)
-        top_k, threshold = self._options.top_k, self._options.threshold
+        top_k, threshold = self._options.top_k, self._means.reach.threshold
         if self._options.queue == "published":
             scores, rows = self._means.topk(vectors, order, group, top_k, direction="older", queries=None)
             return published_sources(scores, rows, threshold=threshold)

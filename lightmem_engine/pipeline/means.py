@@ -19,9 +19,19 @@ Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """What a model that decides is asked about. max_notes: in one prompt.   threshold: lowest cosine of a pair.
+    unlike: whether pairs that have no word in common are worth a call."""
+
+    max_notes: int
+    threshold: float
+    unlike: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Means:
     """Models, stores and limits. decider: None where rules decide alone.   summarizer: None for no summaries.
-    at_once: calls in flight.   max_notes: in one prompt."""
+    at_once: calls in flight."""
 
     db: MemoryDB
     topk: TopK
@@ -31,7 +41,7 @@ class Means:
     decider: Decider | None
     summarizer: Summarizer | None
     at_once: int
-    max_notes: int
+    reach: Reach
     retry: Retry
     clock: Clock
     failpoints: Failpoints

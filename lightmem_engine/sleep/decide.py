@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from lightmem_engine.errors import ModelError
@@ -31,6 +32,23 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class _Line:
+    """A note as it is shown to be decided about: a turn in the words that were said, not in those that are left of
+    them, because whether one thing corrects another often hangs on what compression takes for granted."""
+
+    note: SleepNote
+
+    @property
+    def event_time(self) -> datetime:
+        return self.note.event_time
+
+    @property
+    def text(self) -> str:
+        note = self.note
+        return f"{note.speaker}: {note.words}" if note.kind == "turn" else note.text
+
+
+@dataclass(frozen=True, slots=True)
 class Decider:
     """Asks under the schema, at temperature 0. max_tokens: of one answer."""
 
@@ -39,7 +57,8 @@ class Decider:
 
     async def decide(self, part: Part) -> Answer:
         """One decision for each target; what the answer leaves out is ignored. Raises what the model raises."""
-        messages: Sequence[Mapping[str, Any]] = v1.decide(part.notes, [target + 1 for target in part.sources])
+        lines = [_Line(note) for note in part.notes]
+        messages: Sequence[Mapping[str, Any]] = v1.decide(lines, [target + 1 for target in part.sources])
         answer = await self._ask(messages)
         usage = answer.usage
         try:

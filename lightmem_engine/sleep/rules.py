@@ -39,13 +39,13 @@ def read(note: SleepNote) -> Reading:
     return Reading(note, plain(note.words), told, terms)
 
 
-def matters(target: Reading, source: Reading) -> bool:
-    """Whether a model should be asked what the newer one does to the older one."""
+def matters(target: Reading, source: Reading, unlike: bool = False) -> bool:
+    """Whether a model should be asked what the newer one does to the older one. unlike: even if no word is in both."""
     return (
         _may_meet(target.note, source.note)
         and bool(target.told)
         and bool(source.told)
-        and bool(target.terms & source.terms)
+        and (unlike or bool(target.terms & source.terms))
     )
 
 

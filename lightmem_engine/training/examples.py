@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from lightmem_engine.training.values import Split
 
-Task = Literal["chat", "refuse", "plain", "decide", "extract"]
+Task = Literal["chat", "refuse", "plain", "decide", "alike", "extract"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,22 @@ class Level:
 LEVELS = (
     Level((1, 2), (1, 2), 0.0, 0.0, {"induction": 0.4, "chat": 0.6}, exact=0.5),
     Level((2, 5), (3, 6), 0.0, 0.0, {"chat": 0.4, "plain": 0.05, "decide": 0.35, "extract": 0.2}, (2, 3), (1, 2), 0.75),
-    Level((2, 8), (3, 6), 0.4, 0.2, {"chat": 0.32, "plain": 0.03, "decide": 0.4, "extract": 0.25}, exact=0.77),
-    Level((3, 14), (4, 8), 0.7, 0.3, {"chat": 0.25, "plain": 0.03, "decide": 0.44, "extract": 0.28}, (2, 5), (2, 6)),
-    Level((4, 32), (4, 12), 0.8, 0.35, {"chat": 0.2, "plain": 0.02, "decide": 0.5, "extract": 0.28}, (2, 6), (2, 8)),
+    Level(
+        (2, 8),
+        (3, 6),
+        0.4,
+        0.2,
+        {"chat": 0.32, "plain": 0.03, "decide": 0.3, "alike": 0.1, "extract": 0.25},
+        exact=0.77,
+    ),
+    Level(
+        *((3, 14), (4, 8), 0.7, 0.3, {"chat": 0.26, "plain": 0.03, "decide": 0.23, "alike": 0.22, "extract": 0.26}),
+        *((2, 5), (2, 6)),
+    ),
+    Level(
+        *((4, 32), (4, 12), 0.8, 0.35, {"chat": 0.24, "plain": 0.02, "decide": 0.23, "alike": 0.27, "extract": 0.24}),
+        *((2, 6), (2, 8)),
+    ),
 )
 
 
@@ -63,3 +77,8 @@ class Draw:
     def between(self, bounds: tuple[int, int]) -> int:
         """A whole number within the bounds."""
         return self.rng.randint(*bounds)
+
+
+def compact(value: Any) -> str:
+    """JSON as the grammar forces it: no white space, keys in the order of the schema."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

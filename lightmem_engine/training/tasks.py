@@ -6,11 +6,19 @@ import random
 from collections.abc import Callable, Mapping
 
 from lightmem_engine.training.chat_task import chat, plain
+from lightmem_engine.training.decide_task import decide
 from lightmem_engine.training.examples import Draw, Example, Level
-from lightmem_engine.training.memory_tasks import decide, extract
+from lightmem_engine.training.extract_task import extract
+from lightmem_engine.training.look_alikes import alike
 from lightmem_engine.training.values import Split
 
-TASKS: Mapping[str, Callable[[Draw], Example]] = {"chat": chat, "plain": plain, "decide": decide, "extract": extract}
+TASKS: Mapping[str, Callable[[Draw], Example]] = {
+    "chat": chat,
+    "plain": plain,
+    "decide": decide,
+    "alike": alike,
+    "extract": extract,
+}
 
 
 def example(task: str, seed: str, split: Split, level: Level) -> Example:
