@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from lightmem_engine.people import OWN
 from lightmem_engine.text import STOPWORDS
 
 Shape = Literal["figure", "name", "words"]
@@ -37,7 +38,6 @@ _IDLE = frozenset(
         *("well", "wow", "sorry", "yes", "no", "sure", "bye", "not"),
     )
 )
-_OWN = frozenset(["i", "my", "me", "mine", "we", "our", "us"])
 
 _WHO = r"(?P<who>i|we|(?:my|our) \w+|(?!it\b|that\b|this\b|there\b|the\b|he\b|she\b|they\b|you\b)\w+(?:'s \w+)?)"
 _WHOSE = r"(?P<whose>my|our|(?:my |our )\w+'s|(?!that's\b|it's\b|there's\b|what's\b)\w+'s(?: \w+'s)?)"
@@ -68,7 +68,7 @@ _PATTERNS = tuple(
         (r"the name of {whose} {noun} is {value}", "{noun}"),
         (r"{whose} {noun} (?:is|are) (?:called|named) {value}", "{noun}"),
         (r"{who} (?:have|has) an? {noun} (?:called|named) {value}", "{noun}"),
-        (r"{who} (?:have|has) an? {noun} (?:on|at) {value}", "{noun}"),
+        (r"{who} (?:have|has) an? {noun} (?:on|at) (?P<value>.*\d.*)", "{noun}"),  # an exam, not a house
         (r"(?:i|we) named {whose} {noun} {value}", "{noun}"),
         (r"{who} must be at the {noun} at {value}", "{noun}"),
         (r"{whose} {noun} (?:is|starts) at {value}", "{noun}"),
@@ -154,7 +154,7 @@ def _read(part: str) -> Sentence:
         is_negated, force = True, 2
     moved = "moved" in words or "changed" in words
     named = any(token[:1].isupper() for token in tokens[1:] if token != "I") or any(map(_has_digit, words))
-    idle = not words or (words[0] in _IDLE and not named and not _OWN.intersection(words))
+    idle = not words or (words[0] in _IDLE and not named and not OWN.intersection(words))
     claims = () if is_question else _claims(words, tokens, is_negated)
     return Sentence(tuple(words), claims, max(force, int(moved)), is_question, idle)
 

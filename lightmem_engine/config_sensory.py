@@ -59,7 +59,10 @@ class CompressConfig:
         PROTECTED, "words that are never dropped: numbers, names, people (kin, and whose it is), negations"
     )
 
+    whole_words: int = option(12, "messages of at most so many words are kept whole, however many others keep")
+
     def __post_init__(self) -> None:
+        check(self.whole_words >= 0, "compress.whole_words must be 0 or more")
         check(0 < self.rate <= 1, "compress.rate must be above 0 and at most 1")
         unknown = set(self.protect) - set(PROTECTED)
         check(not unknown, f"compress.protect does not know {', '.join(sorted(unknown))}")

@@ -128,16 +128,15 @@ async def _read_ahead(extractor: Extractor, model: AdmittedModel, segments: Sequ
         await extractor.read_ahead(segments, model)
 
 
-# The packaged model is confused by long prompts, and costs next to nothing.
-REACH = {"packaged": Reach(max_notes=5, threshold=0.3, unlike=True)}
-USUAL_REACH = Reach(max_notes=24, threshold=0.8, unlike=False)
+REACH = {"packaged": Reach(max_notes=5, threshold=0.3, is_small=True)}
+USUAL_REACH = Reach(max_notes=24, threshold=0.8, is_small=False)
 
 
 def reach(config: EngineConfig) -> Reach:
     """What the model of this configuration is asked about in sleep."""
     usual = REACH.get(choose_lm(config)[0], USUAL_REACH)
     options = config.sleep
-    return Reach(options.max_notes or usual.max_notes, options.threshold or usual.threshold, usual.unlike)
+    return Reach(options.max_notes or usual.max_notes, options.threshold or usual.threshold, usual.is_small)
 
 
 def sleep_mode(config: EngineConfig) -> Literal["rules", "llm"]:

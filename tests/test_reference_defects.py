@@ -324,7 +324,7 @@ async def test_row_17_one_failing_message_does_not_stop_the_others(
     monkeypatch.setattr(StubClassifier, "score", score)
     texts = [f"the parcel number {n} was sent on its way to the coast" for n in range(20)]
     texts[4] = "the poison cup"
-    async with AsyncMemory(quick_config(tmp_path, **{"compress.rate": 0.5})) as memory:
+    async with AsyncMemory(quick_config(tmp_path, **{"compress.rate": 0.5, "compress.whole_words": 0})) as memory:
         await memory.add([user(text, id=f"m{n}") for n, text in enumerate(texts)], user_id="ann", wait=True)
         active = [hit for hit in await everything(memory) if hit.state == "active"]
         assert source_ids(active) == [f"m{n}" for n in range(20) if n != 4]

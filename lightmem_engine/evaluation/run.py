@@ -135,7 +135,8 @@ async def _compression(file: str, config: EngineConfig, progress: Callable[[str]
     """The configured compressor at exact rates, nothing protected, and as configured; the baselines beside it."""
     conversations = _read_list(file)
     config = replace(config, **{"embedder.stub": True})  # compression reads no vectors
-    settings = {f"rate {rate:g}": replace(config, **{"compress.rate": rate, "compress.protect": ()}) for rate in RATES}
+    exact = {"compress.protect": (), "compress.whole_words": 0}
+    settings = {f"rate {rate:g}": replace(config, **exact, **{"compress.rate": rate}) for rate in RATES}
     settings["main"] = config
     result: dict[str, Any] = {}
     for name, setting in settings.items():

@@ -139,7 +139,7 @@ class Consolidator:
             (target, source)
             for target, sources in self._queue(notes, new)
             for source in sources
-            if rules.matters(readings[target], readings[source], self._means.reach.unlike)
+            if self._matters(readings[target], readings[source])
         ]
         for target, source in dict.fromkeys((*pairs, *rules.related(readings, self._options.top_k))):
             older, newer = notes[target], notes[source]
@@ -147,6 +147,12 @@ class Consolidator:
                 wanted.setdefault(target, []).append(source)
         plan.parts = cut(notes, wanted, self._means.reach.max_notes)
         return plan
+
+    def _matters(self, target: rules.Reading, source: rules.Reading) -> bool:
+        """Whether the model should be asked about a pair that is near enough."""
+        if self._means.reach.is_small:
+            return rules.may_matter(target, source) and not rules.apart(target, source)
+        return rules.matters(target, source)
 
     def _queue(self, notes: list[SleepNote], new: set[str]) -> Queue:
         """Pairs by similarity. The notes come in their order, so a row is a place in it."""

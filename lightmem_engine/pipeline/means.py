@@ -21,11 +21,12 @@ Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 @dataclass(frozen=True, slots=True)
 class Reach:
     """What a model that decides is asked about. max_notes: in one prompt.   threshold: lowest cosine of a pair.
-    unlike: whether pairs that have no word in common are worth a call."""
+    is_small: its calls cost next to nothing, and it is easily confused. It is asked about pairs that have no word in
+    common, too, but not about those that are about different things in so many words."""
 
     max_notes: int
     threshold: float
-    unlike: bool
+    is_small: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ def compress(
     rate: float,
     protect: Collection[str] = (),
     names: Collection[str] = (),
+    whole_words: int = 0,
 ) -> list[str]:
     """The best `rate` of the words of texts that were scored together, in their order, spaced as in the text.
 
@@ -49,15 +50,25 @@ def compress(
     its best word, so none with a visible character comes out empty. Protected words (`numbers`, `names`, `people`,
     `negations`, see `is_protected`) are never dropped; they count inside the budget first, so texts full of them may
     exceed it. `names` are words to protect as names wherever they stand, in any case; other names are capitalised words
-    that do not begin a sentence. Rate 1, and a text without words, return the text unchanged. Characters in no word
-    (what a tokenizer does not know) are dropped unless both their neighbours stay.
+    that do not begin a sentence. A text of at most `whole_words` words, marks not counted, is kept whole and takes
+    nothing from the budget of the others: a short statement has no word to spare. Rate 1, and a text without words,
+    return the text unchanged. Characters in no word (what a tokenizer does not know) are dropped unless both their
+    neighbours stay.
     """
     if rate >= 1:
         return list(texts)
     known = frozenset(name.casefold() for name in names)
+    # A text without units stays as it is.
+    short = [bool(whole_words) and _is_short(text, own, whole_words) for text, own in zip(texts, words, strict=True)]
+    words = [() if is_short else own for own, is_short in zip(words, short, strict=True)]
     units = [_units(text, own, frozenset(protect), known) for text, own in zip(texts, words, strict=True)]
     kept = _choose(units, round(rate * sum(len(own) for own in words)))
     return [_join(text, own, places) if places else text for text, own, places in zip(texts, units, kept, strict=True)]
+
+
+def _is_short(text: str, words: Sequence[Word], most: int) -> bool:
+    said = itertools.islice((word for word in words if text[word.start].isalnum()), most + 1)
+    return sum(1 for _ in said) <= most
 
 
 def _choose(units: Sequence[Sequence[_Unit]], budget: int) -> list[list[int]]:

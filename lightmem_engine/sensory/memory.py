@@ -171,6 +171,7 @@ class SensoryMemory:
                 [own for *_, own in group],
                 rate=self._compress.rate,
                 protect=self._compress.protect,
+                whole_words=self._compress.whole_words,
                 names=names,
             )
             found.update({(t, start): text for (t, start, _, _), text in zip(group, short, strict=True)})

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-_NEGATIONS = "no not nor never none nobody nothing nowhere neither cannot without"
-_FAMILY = """
-    mother mum mom father dad parent parents grandmother grandma granny grandfather grandpa grandparents sister brother
-    sibling siblings twin daughter son child children kid kids baby grandson granddaughter grandchild grandchildren aunt
-    uncle cousin nephew niece husband wife spouse partner fiance fiancé fiancee fiancée girlfriend boyfriend ex widow
-    stepmother stepfather stepson stepdaughter stepbrother stepsister godmother godfather godchild godson goddaughter
-"""
-_OTHERS = """
-    friend friends neighbour neighbours neighbor neighbors roommate flatmate housemate colleague colleagues coworker
-    boss manager supervisor employee assistant teacher professor student tutor coach mentor doctor dentist therapist
-    lawyer landlord landlady tenant client customer guest
-"""
-# "it's", "who's": an "is" in short, nobody's possession.
-_IS_IN_SHORT = "it that this he she what who where here there let how when why everything something"
+from lightmem_engine.people import NO_OWNERS, PEOPLE
 
+_NEGATIONS = "no not nor never none nobody nothing nowhere neither cannot without"
 NEGATIONS = frozenset(_NEGATIONS.split())
-PEOPLE = frozenset(f"{_FAMILY} {_OTHERS}".split())
-NO_OWNERS = frozenset(_IS_IN_SHORT.split())
 
 
 def is_protected(written: str, begins_sentence: bool, protect: frozenset[str], names: frozenset[str]) -> bool:

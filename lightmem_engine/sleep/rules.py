@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lightmem_engine.claims import Claim, Sentence, plain, sentences
+from lightmem_engine.people import subject
 from lightmem_engine.text import search_terms
 from lightmem_engine.types import Action, Decision, SleepNote
 
@@ -39,14 +40,29 @@ def read(note: SleepNote) -> Reading:
     return Reading(note, plain(note.words), told, terms)
 
 
-def matters(target: Reading, source: Reading, unlike: bool = False) -> bool:
-    """Whether a model should be asked what the newer one does to the older one. unlike: even if no word is in both."""
-    return (
-        _may_meet(target.note, source.note)
-        and bool(target.told)
-        and bool(source.told)
-        and (unlike or bool(target.terms & source.terms))
-    )
+def matters(target: Reading, source: Reading) -> bool:
+    """Whether a model should be asked what the newer one does to the older one."""
+    return may_matter(target, source) and bool(target.terms & source.terms)
+
+
+def may_matter(target: Reading, source: Reading) -> bool:
+    """Like `matters`, even if the two have no word in common: who cannot stand it today may hate it tomorrow."""
+    return _may_meet(target.note, source.note) and bool(target.told) and bool(source.told)
+
+
+def apart(target: Reading, source: Reading) -> bool:
+    """Whether both say in plain words whom or what they are about, and it is not the same."""
+    people = [{subject(part.words) for part in reading.told} for reading in (target, source)]
+    things = [_things(reading) for reading in (target, source)]
+    if all(some and None not in some for some in people) and people[0].isdisjoint(people[1]):
+        return True
+    return all(things) and things[0].isdisjoint(things[1])
+
+
+def _things(reading: Reading) -> frozenset[tuple[str, str]]:
+    """(holder, attribute) of its claims; none if a sentence claims nothing that can be read."""
+    claims = [[claim for claim in part.claims if claim.holder] for part in reading.told]
+    return frozenset((claim.holder, claim.attribute) for own in claims for claim in own) if all(claims) else frozenset()
 
 
 def related(readings: Sequence[Reading], most: int) -> Iterator[tuple[int, int]]:

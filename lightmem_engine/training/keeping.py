@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from lightmem_engine.config_sensory import PROTECTED
+from lightmem_engine.config_sensory import CompressConfig
 from lightmem_engine.sensory.compress import compress
 from lightmem_engine.short_term.dates import date_spans
 from lightmem_engine.short_term.extractive import merge
@@ -47,7 +47,8 @@ def keep(rng: random.Random, said: Sequence[Said], day: datetime) -> list[str]:
     scored = [
         [Word(word.start(), word.end(), _score(rng, word.group().lower(), told)) for word in own] for own in words
     ]
-    short = compress(texts, scored, rate=rng.choice(_RATES), protect=PROTECTED)
+    usual = CompressConfig()
+    short = compress(texts, scored, rate=rng.choice(_RATES), protect=usual.protect, whole_words=usual.whole_words)
     found = []
     for one, kept in zip(said, short, strict=True):
         spans = date_spans(one.text, day)

@@ -67,7 +67,7 @@ def sensory(rate: float) -> SensoryMemory:
         embed=embed,
         count=classifier.count,
         window_tokens=64,
-        compress=CompressConfig(rate=rate, protect=()),
+        compress=CompressConfig(rate=rate, protect=(), whole_words=0),
         max_words=120,
     )
 

@@ -157,3 +157,16 @@ def test_any_text_at_any_rate(text: str, rate: float, protect: bool) -> None:
     if not protect:
         longest = max((len(run) for run in text.split()), default=0)
         assert len(words_of(kept)) <= max(round(rate * len(words)), longest)
+
+
+def test_a_short_statement_is_kept_whole_at_nobodys_cost() -> None:
+    texts = ["My nephew works for Abel & Sons.", "we walked to the harbour with grandmother", "!!!"]
+    words = [words_of(text) for text in texts]
+    assert compress(texts, words, rate=3 / 7, whole_words=6)[:2] == [texts[0], "walked harbour grandmother"]
+    assert compress(texts, words, rate=3 / 7, whole_words=5)[0] != texts[0]
+    assert compress(texts, words, rate=3 / 7, whole_words=7) == texts
+
+
+def test_marks_are_not_counted_as_words() -> None:
+    text = "Well, yes: 35 kg!"
+    assert compress([text], [words_of(text)], rate=0.2, whole_words=4) == [text]

@@ -50,7 +50,12 @@ class Models:
 
 
 def stage(models: Models, **options: Any) -> SensoryMemory:
-    given = {"window_tokens": 40, "compress": CompressConfig(rate=0.5, protect=()), "max_words": 12, **options}
+    given = {
+        "window_tokens": 40,
+        "compress": CompressConfig(rate=0.5, protect=(), whole_words=0),
+        "max_words": 12,
+        **options,
+    }
     return SensoryMemory(classify=models.classify, embed=models.embed, count=models.classifier.count, **given)
 
 
@@ -122,7 +127,9 @@ async def test_pieces_are_compressed_and_point_into_the_turn() -> None:
 
 async def test_one_long_run_of_characters_is_kept_whole() -> None:
     text = "x" * 500 + "\u200b"
-    ((sensed,),) = await stage(Models(), compress=CompressConfig(rate=0.1)).sense([SensoryJob(turns_of(text))])
+    ((sensed,),) = await stage(Models(), compress=CompressConfig(rate=0.1, whole_words=0)).sense(
+        [SensoryJob(turns_of(text))]
+    )
     assert sensed.pieces[0].start == 0
     assert sensed.pieces[-1].end == len(text)
     assert all(piece.compressed for piece in sensed.pieces)
@@ -130,7 +137,7 @@ async def test_one_long_run_of_characters_is_kept_whole() -> None:
 
 async def test_speakers_are_protected_as_names_but_roles_are_not() -> None:
     models = Models()
-    protecting = CompressConfig(rate=0.2, protect=("names",))
+    protecting = CompressConfig(rate=0.2, protect=("names",), whole_words=0)
     (named,) = await stage(models, compress=protecting).sense(
         [SensoryJob(turns_of("so melanie went somewhere beautiful", speaker="Melanie"))]
     )
@@ -187,7 +194,7 @@ async def test_the_packaged_model_keeps_what_matters(minilm: Encoder) -> None:
         embed=embed,
         count=classifier.count,
         window_tokens=512,
-        compress=CompressConfig(rate=0.5),
+        compress=CompressConfig(rate=0.5, whole_words=0),
         max_words=120,
     )
     counts = TermCounts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,6 +108,14 @@ async def test_the_text_of_a_turn_keeps_its_speaker() -> None:
     result = await Decider(ScriptedModel(lambda asked: said)).decide(part)
     assert result.decisions is not None
     assert result.decisions[0].texts == ("user: my dog Rex is a beagle",)
+
+
+async def test_a_turn_is_shown_as_it_was_said_and_a_fact_as_it_is_kept() -> None:
+    turn = replace(note(0, "I work for Abel & Sons"), text="user: Abel & Sons")
+    model = ScriptedModel(lambda asked: answer({"entry": 1, "action": "ignore"}))
+    await Decider(model).decide(Part((turn, fact(1, "Ann's boat is red.")), {0: (1,)}))
+    (shown,) = model.asked
+    assert "1 [1 January 2023] user: I work for Abel & Sons\n2 [2 January 2023] Ann's boat is red." in shown
 
 
 async def test_a_part_is_not_split_again() -> None:
