@@ -9,14 +9,12 @@ from fastapi.responses import JSONResponse
 
 from lightmem_engine.client import EngineClient
 from lightmem_engine.errors import LightMemError
-from lightmem_engine.types import Scope
 
 SECONDS = 5.0
-_NOBODY = Scope(user="-")
 
 
 async def readiness(client: EngineClient, model: Any) -> JSONResponse:
-    """200 if both answer, else 503; with the checks. model: vLLM's engine client."""
+    """200 if both answer and what is told can be stored, else 503; with the checks. model: vLLM's engine client."""
     engine, served = await asyncio.gather(_engine(client), _model(model))
     checks = {"engine": engine, "model": served}
     well = all(checks.values())
@@ -26,10 +24,9 @@ async def readiness(client: EngineClient, model: Any) -> JSONResponse:
 async def _engine(client: EngineClient) -> bool:
     try:
         async with asyncio.timeout(SECONDS):
-            await client.stats(_NOBODY)
+            return bool((await client.owner())["sound"])
     except (LightMemError, TimeoutError):
         return False
-    return True
 
 
 async def _model(model: Any) -> bool:
