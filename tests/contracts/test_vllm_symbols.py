@@ -81,7 +81,7 @@ def test_the_scheduler_has_what_we_hold_back_by(found: dict[str, Any]) -> None:
     assert "token_budget = self.max_num_scheduled_tokens" in found["schedule"]
     assert {"remove_requests", "add_request", "__iter__"} <= {*found["queue"]}
     assert found["is_async_one"]
-    assert found["ours"] == [True, 64]
+    assert found["ours"] == [True, 32]
 
 
 def test_allowed_plugins_keep_everybodys(tmp_path: Path) -> None:
