@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from fastapi.responses import JSONResponse
 
 from lightmem_engine.client import EngineClient
 from lightmem_engine.errors import LightMemError
+from lightmem_engine.runtime.complain import complain
 
 SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 async def readiness(client: EngineClient, model: Any) -> JSONResponse:
@@ -34,6 +38,7 @@ async def _model(model: Any) -> bool:
     try:
         async with asyncio.timeout(SECONDS):
             await model.check_health()
-    except Exception:  # noqa: BLE001 - whatever it is, the model does not answer
+    except Exception as error:  # noqa: BLE001 - whatever it is, the model does not answer
+        complain(logger, "the model is not well", error)
         return False
     return True
