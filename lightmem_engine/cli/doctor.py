@@ -51,8 +51,8 @@ def _package(name: str) -> Finding:
 
 
 def _server() -> Finding:
-    """Who would run a model that `serve --model` names. vLLM finds our plugin by the metadata of an installed package; one
-    that is on the path alone has none, which matters where vLLM is to run."""
+    """Who would run a model that `serve --model` names. vLLM finds our plugin by the metadata of an installed package;
+    one that is on the path alone has none, which matters where vLLM is to run."""
     choice = here()
     shown = f"{'vLLM' if choice.is_vllm else 'transformers in this process'} ({choice.reason})"
     if importlib.util.find_spec("vllm") is None:
