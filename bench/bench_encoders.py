@@ -1,12 +1,12 @@
 """What the memory's encoders cost those who chat with a vLLM on the same device, with and without standing aside.
 
-    python -m bench.bench_encoders [--chats 60] [--rate 3] [--dry]
+    python -m bench.bench_encoders [--chats 120] [--clients 2] [--dry]
 
-Two servers one after the other, vLLM on CPU with the packaged model and the real MiniLM in the owner: one whose
-encoders stand aside for chats (`device.shared`, as inside vLLM by itself), one whose do not. In each, chats with memory
-arrive at random, first alone, then while many other users' messages come in. Rows in bench/results/encoders.csv: times
-to the first token and between tokens; their ratio to the chats alone, median and p99; tokens that the encoders read per
-second meanwhile, and after the last chat, when nobody waits.
+vLLM on CPU with the packaged model and the real MiniLM in the owner, whose encoders first do not stand aside for chats
+and then, started anew, do (`device.shared`, as inside vLLM by itself). Each time a few clients chat with memory, with a
+pause after every answer, first alone, then while many other users' messages come in. Rows in
+bench/results/encoders.csv: times to the first token and between tokens; their ratio to the chats alone, median and p99;
+tokens that the encoders read per second meanwhile, and after the last chat, when nobody waits.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import os
+import random
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import httpx
@@ -27,8 +30,8 @@ import numpy as np
 from bench.bench_interference import itl_p99, ttft_p99
 from bench.dialogues import sayings
 from bench.harness import Table
-from bench.vllm_load import Arm, Chat, Server, Shape, open_loop
-from tests.support.vllm_server import FAST, MODEL, VllmServer
+from bench.vllm_load import Arm, Chat, Server, Shape
+from tests.support.vllm_server import FAST, MODEL, START_SECONDS, VllmServer
 
 SETTINGS = ("extract.mode=extractive", "sleep.mode=rules", "short_term.idle_seconds=5")
 AT_ONCE, PAUSE_SECONDS = 40, 0.5  # messages that come in, and how often
@@ -58,11 +61,11 @@ async def measure(url: str, args: argparse.Namespace, table: Table, case: dict[s
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(timeout=600, limits=limits) as http:
         server = Server(http, url, MODEL, "", Shape(prompt=args.prompt))
-        await _chats(server, 4, args.rate, 0)  # warm
-        alone = await _chats(server, args.chats, args.rate, 1)
+        await _chats(server, args, 4, 0)  # warm
+        alone = await _chats(server, args, args.chats, 1)
         before, started = await _read(http, url), time.perf_counter()
         async with _coming_in(http, url):
-            beside = await _chats(server, args.chats, args.rate, 2)
+            beside = await _chats(server, args, args.chats, 2)
             between, after = await _read(http, url), time.perf_counter()
             await asyncio.sleep(IDLE_SECONDS)
         idle = (await _read(http, url) - between) / (time.perf_counter() - after)
@@ -77,8 +80,20 @@ async def measure(url: str, args: argparse.Namespace, table: Table, case: dict[s
     table.value(case, "encoders, without chats", "tokens/s", idle)
 
 
-async def _chats(server: Server, count: int, rate: float, seed: int) -> Arm:
-    return await open_loop(server, rate, count, seed, user=f"chatter {seed}")
+async def _chats(server: Server, args: argparse.Namespace, count: int, seed: int) -> Arm:
+    """Not an open loop: on a machine that others use too it would measure its own queue."""
+    left, arm = iter(range(count)), Arm()
+
+    async def client(number: int) -> None:
+        random_ = random.Random(f"{seed} {number}")
+        for _ in left:
+            arm.chats.append(await server.chat(random_, nullcontext(), f"chatter {seed} {number}"))
+            await asyncio.sleep(random_.expovariate(1 / args.pause))
+
+    busy, started = server.busy, time.perf_counter()
+    await asyncio.gather(*(client(number) for number in range(args.clients)))
+    arm.seconds, arm.busy = time.perf_counter() - started, server.busy - busy
+    return arm
 
 
 @asynccontextmanager
@@ -109,20 +124,36 @@ async def _read(http: httpx.AsyncClient, url: str) -> float:
     return float(sum(lane["tokens"] for lane in lanes.values()))
 
 
+def anew(server: VllmServer) -> None:
+    """Have the owner started again, with the options as they are now."""
+    before = server.owner()
+    os.kill(before, signal.SIGTERM)
+    deadline = time.monotonic() + START_SECONDS
+    while server.owner() == before or httpx.get(f"{server.url}/health/ready", timeout=30).status_code != 200:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the owner does not come back")
+        time.sleep(0.2)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chats", type=int, default=60, help="per arm")
-    parser.add_argument("--rate", type=float, default=3.0, help="chats per second")
+    parser.add_argument("--chats", type=int, default=120, help="per arm")
+    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--pause", type=float, default=0.5, help="seconds after an answer, on average")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of a prompt, about")
     parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
     table = Table("encoders", None) if args.dry else Table("encoders")
-    for shared in ("false", "true"):
-        case: dict[str, object] = {"stand aside": shared == "true", "rate": args.rate, "prompt": args.prompt}
-        with tempfile.TemporaryDirectory() as directory:
-            settings = (*SETTINGS, f"device.shared={shared}")
-            with VllmServer(Path(directory), *FAST, settings=settings) as server:
+    with tempfile.TemporaryDirectory() as directory:
+        options = Path(directory) / "memory.toml"
+        options.write_text("[device]\nshared = false\n", "utf-8")
+        with VllmServer(Path(directory), *FAST, "--memory-config", str(options), settings=SETTINGS) as server:
+            for shared in (False, True):
+                if shared:
+                    options.write_text("[device]\nshared = true\n", "utf-8")
+                    anew(server)
+                case: dict[str, object] = {"stand aside": shared, "clients": args.clients, "prompt": args.prompt}
                 asyncio.run(measure(server.url, args, table, case))
     return 0
 

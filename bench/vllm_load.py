@@ -157,16 +157,14 @@ async def closed_loop(server: Server, clients: int, chats: int, seed: int) -> fl
     return chats / (time.perf_counter() - started)
 
 
-async def open_loop(
-    server: Server, rate: float, chats: int, seed: int, *, admission: Admission | None = None, user: str | None = None
-) -> Arm:
-    """Chats that arrive at random, `rate` per second, whoever is still waiting. user: whose memory."""
+async def open_loop(server: Server, rate: float, chats: int, seed: int, *, admission: Admission | None = None) -> Arm:
+    """Chats that arrive at random, `rate` per second, whoever is still waiting."""
     random_ = random.Random(seed)
     arm, tasks = Arm(), []
     busy, started = server.busy, time.perf_counter()
     for _ in range(chats):
         held = nullcontext() if admission is None else admission.foreground()
-        tasks.append(asyncio.create_task(server.chat(random.Random(random_.random()), held, user)))
+        tasks.append(asyncio.create_task(server.chat(random.Random(random_.random()), held)))
         await asyncio.sleep(random_.expovariate(rate))
     arm.chats = list(await asyncio.gather(*tasks))
     arm.seconds = time.perf_counter() - started
