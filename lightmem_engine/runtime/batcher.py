@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightmem_engine.errors import LightMemError, ModelError, Overloaded
-from lightmem_engine.runtime.courtesy import Courtesy, Head, Pace
+from lightmem_engine.runtime.courtesy import Courtesy, Head, Pace, Slice
 from lightmem_engine.types import Priority
 
 Lane = Callable[[list[Any]], Iterable[Any]]  # one result per item, in order
@@ -70,12 +70,12 @@ class DeviceWorker:
         max_queued_tokens: int,
         tidy: Callable[[], None] = lambda: None,
         *,
-        slice_seconds: float | None = None,
+        slice: Slice | None = None,
     ) -> None:
-        """tidy: called on the device's thread between two batches, every few seconds of work.   slice_seconds: of a
-        background batch, where chats are answered on the same device by another process."""
+        """tidy: called on the device's thread between two batches, every few seconds of work.   slice: a background
+        batch, where chats are answered on the same device by another process."""
         self._batch_tokens = batch_tokens
-        self._slice_seconds = slice_seconds
+        self._slice = slice
         self._courtesy = Courtesy()
         self._pause: float | None = None
         self._paces: dict[str, Pace] = defaultdict(Pace)
@@ -179,8 +179,8 @@ class DeviceWorker:
         budget = self._batch_tokens
         if key[0] != Priority.FOREGROUND:
             budget //= BACKGROUND_SHARE
-            if self._slice_seconds is not None:
-                budget = min(budget, self._paces[key[1]].tokens(self._slice_seconds))
+            if self._slice is not None:
+                budget = min(budget, self._paces[key[1]].tokens(self._slice))
         batch: list[_Item] = []
         used = 0
         while queue and (not batch or used + queue[0].tokens <= budget):

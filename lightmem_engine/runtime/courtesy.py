@@ -64,6 +64,15 @@ class Courtesy:
         self._resume_at = ended + (ended - began) * (1 / SHARE - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """How long a background batch may take, and what it may hold however long that takes: launching a batch has a price
+    of its own, which would leave a slow launcher with one item at a time."""
+
+    seconds: float
+    min_tokens: int
+
+
 class Pace:
     """How fast a lane is, so that a batch can be cut by time."""
 
@@ -75,6 +84,6 @@ class Pace:
         rate = tokens / max(seconds, 1e-6)
         self._rate = rate if not self._rate else 0.75 * self._rate + 0.25 * rate
 
-    def tokens(self, seconds: float) -> int:
-        """That about so long takes; 0 as long as nothing is known."""
-        return int(self._rate * seconds)
+    def tokens(self, slice: Slice) -> int:
+        """That a slice has room for."""
+        return max(slice.min_tokens, int(self._rate * slice.seconds))

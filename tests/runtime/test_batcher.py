@@ -11,6 +11,7 @@ import pytest
 
 from lightmem_engine.errors import InvalidInput, ModelError, Overloaded
 from lightmem_engine.runtime.batcher import DeviceWorker
+from lightmem_engine.runtime.courtesy import Slice
 from lightmem_engine.types import Priority
 
 
@@ -181,7 +182,7 @@ async def test_the_device_is_tidied_between_batches(monkeypatch: pytest.MonkeyPa
 
 
 async def test_beside_a_model_server_background_waits_for_chats_and_then_goes_in_slices() -> None:
-    worker, gate = DeviceWorker(100, 1000, slice_seconds=1e-9), Gate()
+    worker, gate = DeviceWorker(100, 1000, slice=Slice(1e-9, 0)), Gate()
     gate.open.set()
     worker.add_lane("gate", gate)
     worker.users(1)
@@ -196,7 +197,7 @@ async def test_beside_a_model_server_background_waits_for_chats_and_then_goes_in
 
 async def test_background_does_not_starve_beside_endless_chats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightmem_engine.runtime.courtesy.PATIENCE_SECONDS", 0.01)
-    worker = DeviceWorker(100, 1000, slice_seconds=1.0)
+    worker = DeviceWorker(100, 1000, slice=Slice(1.0, 0))
     worker.add_lane("echo", lambda items: items)
     worker.users(3)
     try:

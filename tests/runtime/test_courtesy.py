@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightmem_engine.runtime.courtesy import AGE_SECONDS, PATIENCE_SECONDS, SHARE, Courtesy, Head, Pace
+from lightmem_engine.runtime.courtesy import AGE_SECONDS, PATIENCE_SECONDS, SHARE, Courtesy, Head, Pace, Slice
 from lightmem_engine.types import Priority
 
 CHAT, INGEST, SLEEP = int(Priority.FOREGROUND), int(Priority.INGEST), int(Priority.SLEEP)
@@ -64,7 +64,19 @@ def test_beside_endless_chats_background_gets_its_share_and_no_more(batches: lis
 
 def test_batches_are_cut_by_time() -> None:
     pace = Pace()
-    assert pace.tokens(0.005) == 0
+    assert pace.tokens(Slice(0.005, 7)) == 7
     for _ in range(50):
         pace.ran(1000, 0.1)
-    assert pace.tokens(0.005) == 50
+    assert pace.tokens(Slice(0.005, 7)) == 50
+    assert pace.tokens(Slice(0.005, 700)) == 700
+
+
+@given(st.floats(0.001, 0.1), st.floats(1e-6, 1e-3))
+def test_a_batch_settles_at_what_its_slice_has_room_for(launch: float, per_token: float) -> None:
+    """Whatever launching a batch costs, and however a first batch was cut."""
+    pace, slice_ = Pace(), Slice(0.02, 64)
+    for _ in range(300):
+        tokens = pace.tokens(slice_)
+        pace.ran(tokens, launch + tokens * per_token)
+    room = max(64, (slice_.seconds - launch) / per_token)
+    assert abs(pace.tokens(slice_) - room) <= 0.1 * room + 1
