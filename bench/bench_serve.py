@@ -38,6 +38,7 @@ from bench.vllm_load import Chat, Server, Shape
 from tests.support.vllm_server import FAST, MODEL, VllmServer
 
 MODES = ("alone", "off", "on", "on + sleep")
+START_SECONDS = 1800.0  # large models are read, compiled and captured
 SETTINGS = ("extract.mode=extractive", "sleep.mode=llm")
 
 
@@ -168,7 +169,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not modes:
             continue
         with tempfile.TemporaryDirectory() as directory:
-            made = VllmServer(Path(directory), *fast, *options, settings=SETTINGS, is_plain=is_plain, model=args.model)
+            made = VllmServer(
+                Path(directory),
+                *fast,
+                *options,
+                settings=SETTINGS,
+                is_plain=is_plain,
+                model=args.model,
+                start_seconds=START_SECONDS,
+            )
             with made as server:
                 for clients in args.clients:
                     for mode in modes:
