@@ -72,7 +72,7 @@ def disk_full(ground: Ground) -> Account:
         after = talkers.many(server.url, ground.chats // 4)
         account.turns += after
         account.remarks.append(f"with room again, {sum(turn.stored for turn in after)} of {len(after)} turns stored")
-        account.settle(server)
+        account.settle(server.url)
     return account
 
 
@@ -88,7 +88,7 @@ def killed(ground: Ground) -> Account:
         killer.join()
         server.kill()
     with ground.server() as server:
-        account.settle(server)
+        account.settle(server.url)
     account.remarks.append(f"{rounds} kills, each followed by a start over the same directory")
     return account
 
@@ -99,12 +99,12 @@ def damaged_while_stopped(ground: Ground) -> Account:
     with ground.server() as server:
         account.turns += talkers.many(server.url, ground.chats)
     sound = ground.file.read_bytes()
-    _overwrite(ground.file, sound)
+    overwrite(ground.file, sound)
     _refused(ground, account)
     ground.file.write_bytes(sound)
     with ground.server() as server:
         account.turns += talkers.many(server.url, ground.chats // 4)
-        account.settle(server)
+        account.settle(server.url)
     account.remarks.append("with the pages restored, everything is there")
     return account
 
@@ -118,7 +118,7 @@ def damaged_while_running(ground: Ground) -> Account:
     server = ground.server().wait_ready()
     try:
         sound = ground.file.read_bytes()
-        garbage = _overwrite(ground.file, sound)
+        garbage = overwrite(ground.file, sound)
         account.turns += talkers.many(server.url, ground.chats)
         health = httpx.get(f"{server.url}/health/ready", timeout=30).status_code
     finally:
@@ -133,7 +133,7 @@ def damaged_while_running(ground: Ground) -> Account:
                 file.seek(at)
                 file.write(sound[at : at + PAGE])
     with ground.server() as server:
-        account.settle(server)
+        account.settle(server.url)
     account.remarks.append("with the pages restored, everything acknowledged is there")
     return account
 
@@ -155,7 +155,7 @@ def failing_upstream(ground: Ground) -> Account:
     ground.upstream.answer = answer
     with ground.server() as server:
         account.turns += talkers.many(server.url, ground.chats)
-        account.settle(server)
+        account.settle(server.url)
         rows = httpx.get(f"{server.url}/v1/memory/export", timeout=60).text
     kept = sum(turn.said in rows for turn in account.turns)
     account.remarks.append(f"questions stored, whatever became of the answer: {kept} of {len(account.turns)}")
@@ -174,7 +174,7 @@ def crowd(ground: Ground) -> Account:
         while _running(server) and time.monotonic() < deadline:
             time.sleep(0.05)
         account.remarks.append(f"chats still under way at the end: {_running(server):.0f}")
-        account.settle(server)
+        account.settle(server.url)
     return account
 
 
@@ -192,7 +192,7 @@ def _is_dead(server: Server) -> bool:
     return server.process.poll() is not None
 
 
-def _overwrite(file: Path, sound: bytes) -> dict[int, bytes]:
+def overwrite(file: Path, sound: bytes) -> dict[int, bytes]:
     """Noise in place of every third page; the places, with the noise."""
     chance = random.Random(9)
     garbage = {at: chance.randbytes(PAGE) for at in range(2 * PAGE, len(sound) - PAGE + 1, 3 * PAGE)}

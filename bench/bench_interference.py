@@ -23,8 +23,8 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 
 import httpx
@@ -32,6 +32,7 @@ import numpy as np
 
 from bench.harness import Table
 from bench.vllm_load import Arm, Chat, Server, Shape, closed_loop, open_loop
+from lightmem_engine.models.server_load import CALM_SECONDS, INTERVAL_SECONDS, LoadWatch
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.flag import NAME, ForegroundFlag
 from lightmem_engine.runtime.policy import Policy
@@ -79,7 +80,7 @@ async def run(server: Server, args: argparse.Namespace, table: Table) -> None:
     rate = 0.5 * saturation
     table.value(case, "saturation", "chats/s", saturation)
     only = Arm()
-    async with server.background(args.workers, only, _admission(args), 0):
+    async with _admission(args) as admission, server.background(args.workers, only, admission, 0):
         await asyncio.sleep(args.alone_seconds)
     idle = only.background / args.alone_seconds
     table.value(case, "background alone", "tokens/s", idle)
@@ -97,16 +98,32 @@ async def _one(server: Server, args: argparse.Namespace, name: str, rate: float,
     if name == "alone":
         return await open_loop(server, rate, per_seed, seed)
     beside = Arm()
-    admission = _admission(args) if name == "with admission" else None
-    async with server.background(args.workers, beside, admission, seed):
+    admitted: AbstractAsyncContextManager[Admission | None] = nullcontext()
+    if name == "with admission":
+        admitted = _admission(args)
+    async with admitted as admission, server.background(args.workers, beside, admission, seed):
         arm = await open_loop(server, rate, per_seed, seed, admission=admission)
         arm.background = beside.background
     return arm
 
 
-def _admission(args: argparse.Namespace) -> Admission:
-    policy = Policy(args.workers, preempts=True, pauses=args.background == "pause")
-    return Admission(policy, None if args.flag is None else args.flag.set)
+@asynccontextmanager
+async def _admission(args: argparse.Namespace) -> AsyncIterator[Admission]:
+    """As the owner has it, with its look at the server's load, which is part of what background work costs."""
+    pauses = args.background == "pause"
+    policy = Policy(args.workers, preempts=True, pauses=pauses)
+    admission = Admission(policy, None if args.flag is None else args.flag.set)
+    interval = CALM_SECONDS if pauses else INTERVAL_SECONDS
+
+    def is_wanted() -> bool:
+        return bool(admission.num_waiting or admission.num_background)
+
+    watch = LoadWatch(args.url, admission.heard, is_wanted, api_key=args.key, interval=interval)
+    watch.start()
+    try:
+        yield admission
+    finally:
+        watch.stop()
 
 
 def _options(args: argparse.Namespace) -> list[str]:
@@ -140,11 +157,11 @@ def _rows(table: Table, case: dict[str, object], arms: dict[str, Arm], idle: flo
             table.value(of, "background of idle capacity", "share", share)
 
 
-async def _measure(args: argparse.Namespace, table: Table, url: str) -> None:
+async def _measure(args: argparse.Namespace, table: Table) -> None:
     headers = {"authorization": f"Bearer {args.key}"} if args.key else {}
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(headers=headers, timeout=300, limits=limits) as http:
-        await run(Server(http, url, args.model, args.key, Shape(prompt=args.prompt)), args, table)
+        await run(Server(http, args.url, args.model, args.key, Shape(prompt=args.prompt)), args, table)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,13 +183,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     table = Table("interference", None) if args.dry else Table("interference")
     with ExitStack() as stack:
-        url = args.url
-        if url is None:
+        if args.url is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             args.flag = stack.enter_context(ForegroundFlag(directory / NAME, is_writer=True))
             PluginSettings(str(directory / "engine.sock"), "").publish(os.environ)  # where the scheduler finds the flag
-            url = stack.enter_context(VllmServer(directory, *_options(args), is_plain=True)).url
-        asyncio.run(_measure(args, table, url))
+            args.url = stack.enter_context(VllmServer(directory, *_options(args), is_plain=True)).url
+        asyncio.run(_measure(args, table))
     return 0
 
 

@@ -7,7 +7,8 @@ Each server starts once. `alone` is vLLM without us; `off` sends chats that name
 every client a user of its own, `on + sleep` also tells other users facts and lets memory consolidate them all the time.
 Clients ask one question after another, with prompts that nobody has sent before. Rows in bench/results/serve.csv, by
 number of clients: requests and tokens per second, milliseconds to the first token and between tokens, CPU seconds of
-the server's processes per request, and how busy the GPU was.
+the server's processes per request, and how busy the GPU was; the same as a picture in bench/results/serve.svg, or where
+--plot says.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -30,11 +32,13 @@ import httpx
 import numpy as np
 
 from bench.bench_prefix import CITIES, PEOPLE
-from bench.harness import Table
+from bench.chart import Panel, svg
+from bench.harness import RESULTS, Row, Table, cpu_model, gpu_name
 from bench.vllm_load import Chat, Server, Shape
 from tests.support.vllm_server import FAST, MODEL, VllmServer
 
 MODES = ("alone", "off", "on", "on + sleep")
+START_SECONDS = 1800.0  # large models are read, compiled and captured
 SETTINGS = ("extract.mode=extractive", "sleep.mode=llm")
 
 
@@ -124,6 +128,26 @@ async def _gpu_busy(found: list[float]) -> None:
             found.append(float(done.stdout.split()[0]))
 
 
+def panels(rows: Sequence[Row]) -> list[Panel]:
+    """One panel per figure: groups are numbers of clients, bars are modes."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        case = json.loads(str(row["case"]))
+        for name in ("value", "p50", "p99"):
+            if name in row:
+                title = f"{row['metric']}{'' if name == 'value' else f', {name}'} [{row['unit']}]"
+                clients = f"{case['clients']} clients"
+                found.setdefault(title, {}).setdefault(clients, {})[case["memory"]] = float(str(row[name]))
+    return [Panel(title, bars) for title, bars in found.items()]
+
+
+def plot(table: Table, path: Path, model: str) -> None:
+    """The rows as a picture."""
+    heading = f"{model or 'packaged model'} on {gpu_name() or cpu_model()}: vLLM alone, and with memory"
+    path.write_text(svg(heading, panels(table.rows), MODES), "utf-8")
+    print(f"the picture is {path}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -135,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=512, help="tokens of a prompt, about")
     parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--plot", type=Path, help="where the picture goes; --dry draws none without it")
     parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(own)
     table = Table("serve", None) if args.dry else Table("serve")
@@ -144,11 +169,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not modes:
             continue
         with tempfile.TemporaryDirectory() as directory:
-            made = VllmServer(Path(directory), *fast, *options, settings=SETTINGS, is_plain=is_plain, model=args.model)
+            made = VllmServer(
+                Path(directory),
+                *fast,
+                *options,
+                settings=SETTINGS,
+                is_plain=is_plain,
+                model=args.model,
+                start_seconds=START_SECONDS,
+            )
             with made as server:
                 for clients in args.clients:
                     for mode in modes:
                         asyncio.run(measure(server.url, mode, clients, args, server.process.pid, table))
+    path = args.plot or (None if args.dry else RESULTS / "serve.svg")
+    if path is not None:
+        plot(table, path, args.model)
     return 0
 
 

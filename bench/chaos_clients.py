@@ -9,14 +9,13 @@ import random
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from tests.support.server import Server
 from tests.support.upstream import DONE, Seen, Step, chunk, chunked, completion, event, whole
 
 CHAT = "/v1/chat/completions"
@@ -61,22 +60,26 @@ class Account:
         """Turns whose answer said that they are stored."""
         return [turn for turn in self.turns if turn.stored]
 
-    def settle(self, server: Server) -> None:
+    def settle(self, url: str, headers: Mapping[str, str] | None = None) -> None:
         """Compare with an export: what was acknowledged and is not there, and what is there twice."""
-        answer = httpx.get(f"{server.url}/v1/memory/export", timeout=120)
+        answer = httpx.get(f"{url}/v1/memory/export", timeout=120, headers=headers)
         answer.raise_for_status()
         rows = [json.loads(line) for line in answer.text.splitlines()[1:]]
         held = Counter(row["content"] for row in rows if row["type"] == "message")
         owed = [text for turn in self.acknowledged for text in (turn.said, turn.reply)]
         self.lost = sum(held[text] == 0 for text in owed)
-        self.doubled = sum(count - 1 for count in held.values())
+        times = Counter(text for turn in self.turns for text in (turn.said, turn.reply))
+        self.doubled = sum(max(0, count - max(1, times[text])) for text, count in held.items())
         self.stored = sum(held.values())
 
 
 class Talkers:
     """Sends chats, each a conversation of its own with words of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, headers: Mapping[str, str] | None = None, fields: Json | None = None) -> None:
+        """headers, fields: of every request, besides what is said and who says it."""
+        self._headers = dict(headers or {})
+        self._fields = dict(fields or {})
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._random = random.Random(11)
@@ -87,15 +90,16 @@ class Talkers:
             number = next(self._numbers)
         said = f"Parcel number {number} of mine weighs {number * 7} grams."
         user = f"user{number % NUM_USERS}"
-        body = {"messages": [{"role": "user", "content": said}], "user": user, "stream": number % 2 == 0}
-        return said, body
+        messages = [{"role": "user", "content": said}]
+        return said, self._fields | {"messages": messages, "user": user, "stream": number % 2 == 0}
 
     def one(self, url: str) -> Turn:
         """One chat, to whatever end it comes."""
         said, body = self.next()
         got = b""
         try:
-            with httpx.Client(timeout=30) as client, client.stream("POST", url + CHAT, json=body) as answer:
+            client = httpx.Client(timeout=30, headers=self._headers)
+            with client, client.stream("POST", url + CHAT, json=body) as answer:
                 for piece in answer.iter_raw():
                     got += piece
         except httpx.ConnectError:
@@ -113,7 +117,7 @@ class Talkers:
     async def crowd(self, url: str, count: int, share: float) -> list[Turn]:
         """Streams all at once; a share of the clients leave somewhere in the middle."""
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(timeout=120, limits=limits) as client:
+        async with httpx.AsyncClient(timeout=120, limits=limits, headers=self._headers) as client:
             leave = [self._random.randrange(3000) if self._random.random() < share else None for _ in range(count)]
             return list(await asyncio.gather(*(self._stream(client, url, after) for after in leave)))
 

@@ -104,6 +104,11 @@ BENCHES = {
         "what background work costs those who chat",
         files="needs vLLM: python -m bench.bench_interference",
     ),
+    "encoders": Bench(
+        "bench.bench_encoders",
+        "what the memory's encoders cost those who chat with a vLLM on the same device",
+        files="needs vLLM: python -m bench.bench_encoders",
+    ),
     "prefix": Bench(
         "bench.bench_prefix",
         "whether memory keeps vLLM's prefix cache",

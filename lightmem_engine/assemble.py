@@ -24,6 +24,7 @@ from lightmem_engine.protocols import Clock
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import BACKGROUND_SHARE, DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
+from lightmem_engine.runtime.courtesy import Slice
 from lightmem_engine.runtime.device import give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
 from lightmem_engine.runtime.flag import NAME as FLAG_NAME
@@ -38,6 +39,8 @@ from lightmem_engine.types import Priority, Scope
 
 # A search waits for at most one background batch, a quarter of this: about .2 s of MiniLM on two CPU cores.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+# A background batch beside a model server on the same device. 2,048 tokens are 3 ms of XLM-R large on an H200.
+SLICES = {"cpu": Slice(0.02, 64), "cuda": Slice(0.005, 2048)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,14 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     kept = await open_kept(config, directory, db, lm, clock, failpoints)
     worker = _worker(config, encoders)
     flag = ForegroundFlag(directory / FLAG_NAME, is_writer=True) if config.lm.pauses else None
-    admission = Admission(admission_policy(config), None if flag is None else flag.set)
+
+    def tell_users(count: int) -> None:
+        if flag is not None:
+            flag.set(count)
+        if config.device.shared:
+            worker.users(count)
+
+    admission = Admission(admission_policy(config), tell_users)
     embed_model = encoders.embedder.name
     sleep = sleeper(config, db, embed_model, lm, worker, admission, clock, failpoints, encoders.device.kind)
     listeners = Listeners(sleep.heard, sleep.extracted)
@@ -163,7 +173,9 @@ async def _open_db(config: EngineConfig, path: Path, embed_model: str, failpoint
 
 def _worker(config: EngineConfig, encoders: Encoders) -> DeviceWorker:
     batch_tokens = config.runtime.batch_tokens or BATCH_TOKENS[encoders.device.kind]
-    worker = DeviceWorker(batch_tokens, config.runtime.max_queued_tokens, tidy=give_back_memory)
+    slice_ = SLICES[encoders.device.kind] if config.device.shared else None
+    max_queued = config.runtime.max_queued_tokens
+    worker = DeviceWorker(batch_tokens, max_queued, tidy=give_back_memory, slice=slice_)
     worker.add_lane(CLASSIFY, encoders.classifier.score)
     worker.add_lane(EMBED, encoders.embedder.encode)
     worker.add_lane(SHORTEN, encoders.shorten or list)

@@ -50,3 +50,10 @@ class TurnClient:
     async def leave_foreground(self, lease: str) -> None:
         """Give it back."""
         await self._post(None, "/foreground", {"action": "leave", "lease": lease})
+
+    async def owner(self, *, counts: bool = False) -> dict[str, Any]:
+        """How the owner is: `sound` (what is told can be stored), `queued_tokens` of its device, and its `stats`.
+
+        counts: of everything; otherwise of nobody, which costs nothing.
+        """
+        return dict(await self._post(None, "/owner", {"counts": counts}))

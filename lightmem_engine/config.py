@@ -25,6 +25,11 @@ class DeviceConfig:
         "auto", "arithmetic of the models; auto is float32 on CPU, float16 for encoders on CUDA"
     )
     threads: int = option(0, "CPU threads of the device worker; 0 lets torch decide")
+    shared: bool = option(
+        False,
+        "lm.url computes on the same device: background batches of the encoders are short and stand aside for chats; "
+        "set by itself inside vLLM",
+    )
 
     def __post_init__(self) -> None:
         check(self.threads >= 0, "device.threads must be 0 or more")
@@ -51,6 +56,10 @@ class LmConfig:
         False, "send chat_template_kwargs.enable_thinking = false to lm.url, which vLLM understands"
     )
     send_priority: bool = option(False, "send the class of a call as `priority` to lm.url, which vLLM understands")
+    send_salt: bool = option(
+        False,
+        "send `cache_salt` to lm.url, which vLLM understands: a user's prompts share caches with nobody else's",
+    )
     pauses: bool = option(False, "lm.url itself lets calls of low priority stand still while users wait")
     slots: int = option(0, "sequences that lm.url runs at once, some of which background work leaves free; 0: unknown")
     verify_tls: bool = option(True, "check the certificate of lm.url")

@@ -11,7 +11,7 @@ import numpy as np
 
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.loading import choose_lm
-from lightmem_engine.models.server_load import LoadWatch
+from lightmem_engine.models.server_load import CALM_SECONDS, INTERVAL_SECONDS, LoadWatch
 from lightmem_engine.pipeline.bisect import Retry
 from lightmem_engine.pipeline.calls import ModelCalls
 from lightmem_engine.pipeline.consolidate import Consolidator
@@ -65,7 +65,13 @@ def load_watch(config: EngineConfig, admission: Admission) -> LoadWatch | None:
     if choose_lm(config)[0] != "remote":
         return None
     url = config.lm.url or config.upstream.url
-    return LoadWatch(url, admission.heard, lambda: bool(admission.num_waiting or admission.num_background))
+    return LoadWatch(
+        url,
+        admission.heard,
+        lambda: bool(admission.num_waiting or admission.num_background),
+        api_key=config.lm.api_key,
+        interval=CALM_SECONDS if config.lm.pauses else INTERVAL_SECONDS,
+    )
 
 
 def pipeline(
@@ -117,8 +123,8 @@ async def _extractive(segments: Sequence[Segment]) -> Extraction:
 
 
 def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission, db: MemoryDB) -> Extractor:
-    # A salt costs a row per user; a model elsewhere is told nothing of it.
-    salt_of = db.chats.salt if isinstance(lm, Forgetful) else None
+    # A salt costs a row per user; a model elsewhere is told of it only if it understands.
+    salt_of = db.chats.salt if isinstance(lm, Forgetful) or config.lm.send_salt else None
     model = AdmittedModel(lm, admission)
     return Extractor(model, mode=config.extract.form, max_tokens=config.extract.max_tokens, salt_of=salt_of)
 

@@ -51,7 +51,8 @@ def _package(name: str) -> Finding:
 
 
 def _server() -> Finding:
-    """Who would run a model that `serve --model` names; a vLLM that cannot find our plugin is broken."""
+    """Who would run a model that `serve --model` names. vLLM finds our plugin by the metadata of an installed package;
+    one that is on the path alone has none, which matters where vLLM is to run."""
     choice = here()
     shown = f"{'vLLM' if choice.is_vllm else 'transformers in this process'} ({choice.reason})"
     if importlib.util.find_spec("vllm") is None:
@@ -59,7 +60,8 @@ def _server() -> Finding:
     from lightmem_engine.vllm_plugin import compat
 
     if not compat.is_registered():
-        return Finding("serve --model", f"{shown}; vLLM does not find the memory plugin: install the package", False)
+        why = "vLLM does not find the memory plugin: this package is on the path, not installed (pip install -e .)"
+        return Finding("serve --model", f"{shown}; {why}", healthy=not choice.is_vllm)
     return Finding("serve --model", f"{shown}; vLLM {compat.version()} finds the memory plugin")
 
 

@@ -104,7 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--log", metavar="FILE", help="JSONL with one row per judged question")
 
     bench = command("bench", commands.bench, "measure; from a checkout of the repository, where the benches are")
-    bench.add_argument("what", choices=["serve"], help="serve: vLLM alone, and with memory off, on, and asleep")
+    bench.add_argument(
+        "what",
+        choices=["serve", "interference", "encoders", "prefix"],
+        help="all with a vLLM. serve: it alone, and with memory off, on, and asleep; interference: what background "
+        "calls cost those who chat; encoders: the same of the encoders; prefix: whether memory keeps the prefix cache",
+    )
     bench.add_argument("rest", nargs=argparse.REMAINDER, help="options of the bench; --help lists them")
 
     config = command("config", commands.show_config, "show every option: value, source and meaning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, get_args
@@ -29,6 +30,8 @@ class RemoteModel:
     """Speaks `POST {url}/chat/completions`; at most `max_concurrency` requests are in flight.
 
     send_priority: put our priority into the body, which only servers with priority scheduling accept.
+    send_salt: put a salt into the body, which vLLM accepts: the prompt's own, or else one of this process, so that no
+        other client of the server can find out from the time of an answer what was asked here.
     template_options: sent as `chat_template_kwargs`, e.g. {"enable_thinking": False}; None sends nothing, because
         servers other than vLLM may refuse the field.
     model: may be empty; the server is then asked, at the first call, which model it serves.
@@ -44,6 +47,7 @@ class RemoteModel:
         timeout_seconds: float = 120.0,
         max_concurrency: int = 64,
         send_priority: bool = False,
+        send_salt: bool = False,
         template_options: Mapping[str, Any] | None = None,
         verify_tls: bool = True,
     ) -> None:
@@ -54,6 +58,7 @@ class RemoteModel:
         self._lists_models = True
         self._models_url = f"{url.rstrip('/')}/models"
         self._send_priority = send_priority
+        self._salt = secrets.token_hex(32) if send_salt else ""
         self._template_options = template_options
         self._slots = asyncio.Semaphore(max_concurrency)
         self._client = httpx.AsyncClient(
@@ -142,6 +147,8 @@ class RemoteModel:
             body["tools"] = [dict(tool) for tool in prompt.tools]
         if self._send_priority:
             body["priority"] = int(priority)
+        if self._salt:
+            body["cache_salt"] = prompt.salt or self._salt
         if self._template_options is not None or prompt.template_options:
             body["chat_template_kwargs"] = {**(self._template_options or {}), **prompt.template_options}
         return body

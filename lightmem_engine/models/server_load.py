@@ -12,6 +12,7 @@ import httpx
 from lightmem_engine.runtime.policy import Load
 
 INTERVAL_SECONDS = 0.25
+CALM_SECONDS = 2.0  # where the server itself lets background calls stand still, and only its cache is watched
 RETRY_SECONDS = 30.0  # for a server that has no such metrics
 TIMEOUT_SECONDS = 2.0
 _SAMPLE = re.compile(r"^vllm:(\w+?)(?:\{.*\})? (\S+)(?: \d+)?$", re.MULTILINE)
@@ -35,11 +36,22 @@ def load_of(text: str) -> Load | None:
 class LoadWatch:
     """Reads a server's load while somebody wants to know. Belongs to one event loop; `start` in it."""
 
-    def __init__(self, url: str, tell: Callable[[Load | None], None], is_wanted: Callable[[], bool]) -> None:
-        """url: the server's, with or without `/v1`.   tell: is told each load, None when there is none to tell."""
+    def __init__(
+        self,
+        url: str,
+        tell: Callable[[Load | None], None],
+        is_wanted: Callable[[], bool],
+        *,
+        api_key: str = "",
+        interval: float = INTERVAL_SECONDS,
+    ) -> None:
+        """url: the server's, with or without `/v1`.   tell: is told each load, None when there is none to tell.
+        interval: seconds between two readings, each of which costs the server some milliseconds."""
         self._url = url.rstrip("/").removesuffix("/v1").rstrip("/") + "/metrics"
         self._tell = tell
         self._is_wanted = is_wanted
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._interval = interval
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -52,14 +64,14 @@ class LoadWatch:
             self._task.cancel()
 
     async def _watch(self) -> None:
-        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS) as client:
+        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, headers=self._headers) as client:
             while True:
                 if not self._is_wanted():
-                    await asyncio.sleep(INTERVAL_SECONDS)
+                    await asyncio.sleep(self._interval)
                     continue
                 load = await self._read(client)
                 self._tell(load)
-                await asyncio.sleep(RETRY_SECONDS if load is None else INTERVAL_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS if load is None else self._interval)
 
     async def _read(self, client: httpx.AsyncClient) -> Load | None:
         try:

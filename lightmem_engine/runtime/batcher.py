@@ -1,9 +1,10 @@
 """One device, one thread, the most urgent work first, in batches of a token budget.
 
 A *lane* is a function over a list of items (a classifier's `score`, an embedder's `encode`). A batch holds items of
-one lane and one priority, up to the budget; background batches get a quarter of it, so that a user waits for at most
-one small batch. Callers that went away are dropped when the batch is cut. A failure reaches exactly the callers whose
-items were in the batch. The thread sleeps on a condition variable; nothing polls.
+one lane and one priority, up to the budget; background batches get a quarter of it, or what a few milliseconds take
+where another process answers chats on the same device, so that a user waits for at most one small batch; `courtesy`
+says whose turn it is. Callers that went away are dropped when the batch is cut. A failure reaches exactly the callers
+whose items were in the batch. The thread sleeps on a condition variable; nothing polls.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightmem_engine.errors import LightMemError, ModelError, Overloaded
+from lightmem_engine.runtime.courtesy import Courtesy, Head, Pace, Slice
 from lightmem_engine.types import Priority
 
 Lane = Callable[[list[Any]], Iterable[Any]]  # one result per item, in order
@@ -56,14 +58,27 @@ class _Item:
     tokens: int = field(compare=False)
     call: _Call = field(compare=False)
     index: int = field(compare=False)
+    arrived: float = field(compare=False)
 
 
 class DeviceWorker:
     """Owns the device's thread. `close` lets the running batch finish and fails what still waits."""
 
-    def __init__(self, batch_tokens: int, max_queued_tokens: int, tidy: Callable[[], None] = lambda: None) -> None:
-        """tidy: called on the device's thread between two batches, every few seconds of work."""
+    def __init__(
+        self,
+        batch_tokens: int,
+        max_queued_tokens: int,
+        tidy: Callable[[], None] = lambda: None,
+        *,
+        slice: Slice | None = None,
+    ) -> None:
+        """tidy: called on the device's thread between two batches, every few seconds of work.   slice: a background
+        batch, where chats are answered on the same device by another process."""
         self._batch_tokens = batch_tokens
+        self._slice = slice
+        self._courtesy = Courtesy()
+        self._pause: float | None = None
+        self._paces: dict[str, Pace] = defaultdict(Pace)
         self._max_queued_tokens = max_queued_tokens
         self._lanes: dict[str, Lane] = {}
         self._queues: dict[tuple[int, str], list[_Item]] = {}
@@ -86,6 +101,13 @@ class DeviceWorker:
         """Tokens that wait for the device."""
         return self._queued_tokens
 
+    def users(self, count: int) -> None:
+        """So many users wait for an answer that is computed on this device elsewhere."""
+        with self._wake:
+            self._courtesy.num_users = count
+            if not count:
+                self._wake.notify()
+
     async def run(self, lane: str, items: Sequence[Any], tokens: Sequence[int], priority: Priority) -> list[Any]:
         """Run all items through a lane, in as many batches as the budget asks for.
 
@@ -103,8 +125,9 @@ class DeviceWorker:
             if self._queued_tokens and self._queued_tokens + total > self._max_queued_tokens:
                 raise Overloaded(f"{self._queued_tokens} tokens already wait for the device")
             queue = self._queues.setdefault((int(priority), lane), [])
+            now = time.monotonic()
             for index, (value, size) in enumerate(zip(items, tokens, strict=True)):
-                heapq.heappush(queue, _Item(int(priority), next(self._order), lane, value, size, call, index))
+                heapq.heappush(queue, _Item(int(priority), next(self._order), lane, value, size, call, index, now))
             self._queued_tokens += total
             self._wake.notify()
         try:
@@ -127,24 +150,37 @@ class DeviceWorker:
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not self._closed and not self._queues:
-                    self._wake.wait()
-                if self._closed:
+                key = self._next()
+                while key is None and not self._closed:
+                    self._wake.wait(self._pause)
+                    key = self._next()
+                if key is None or self._closed:
                     return
-                batch = self._cut()
+                batch = self._cut(key)
             if batch:
+                began = time.monotonic()
                 self._run_batch(batch)
+                if batch[0].priority != Priority.FOREGROUND:
+                    self._courtesy.ran(began, time.monotonic())
                 if time.monotonic() - self._tidied > TIDY_SECONDS:
                     self._tidy()
                     self._tidied = time.monotonic()
 
-    def _cut(self) -> list[_Item]:
-        """The most urgent lane's next batch; the lock is held."""
-        key = min(self._queues, key=lambda key: (self._queues[key][0].priority, self._queues[key][0].order))
+    def _next(self) -> tuple[int, str] | None:
+        """Whose turn it is; None if nobody's, and then `_pause` says when to look again. The lock is held."""
+        heads = {Head(key[0], queue[0].order, queue[0].arrived): key for key, queue in self._queues.items()}
+        choice = self._courtesy.choose(heads, time.monotonic())
+        self._pause = choice.wait
+        return None if choice.head is None else heads[choice.head]
+
+    def _cut(self, key: tuple[int, str]) -> list[_Item]:
+        """A lane's next batch; the lock is held."""
         queue = self._queues[key]
         budget = self._batch_tokens
         if key[0] != Priority.FOREGROUND:
             budget //= BACKGROUND_SHARE
+            if self._slice is not None:
+                budget = min(budget, self._paces[key[1]].tokens(self._slice))
         batch: list[_Item] = []
         used = 0
         while queue and (not batch or used + queue[0].tokens <= budget):
@@ -158,8 +194,7 @@ class DeviceWorker:
         return batch
 
     def _run_batch(self, batch: list[_Item]) -> None:
-        name = batch[0].lane
-        started = time.perf_counter()
+        name, started = batch[0].lane, time.perf_counter()
         try:
             results = list(self._lanes[name]([item.value for item in batch]))
             if len(results) != len(batch):
@@ -172,11 +207,12 @@ class DeviceWorker:
             failure.__cause__ = error
             self._fail(batch, failure)
             return
-        usage = self.usage[name]
+        usage, seconds, tokens = self.usage[name], time.perf_counter() - started, sum(item.tokens for item in batch)
         usage.batches += 1
         usage.items += len(batch)
-        usage.tokens += sum(item.tokens for item in batch)
-        usage.seconds += time.perf_counter() - started
+        usage.tokens += tokens
+        usage.seconds += seconds
+        self._paces[name].ran(tokens, seconds)
         for item, result in zip(batch, results, strict=True):
             item.call.results[item.index] = result
             item.call.missing -= 1

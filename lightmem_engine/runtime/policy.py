@@ -21,8 +21,8 @@ class Policy:
     """max_background: calls in flight at most.   reserved: sequence slots that background work leaves free, of `slots`
     (0: unknown).   max_wait: seconds after which a call runs beside the foreground.   preempts: whether calls in
     flight give way when a user comes.   pauses: the server lets them stand still itself, so they need not; they give
-    way only when they hold too much of its KV.   first_pause, longest_pause: before one that gave way asks again,
-    doubling.
+    way only when they hold too much of its KV. None is begun beside a user either way.   first_pause, longest_pause:
+    before one that gave way asks again, doubling.
     """
 
     max_background: int
@@ -46,9 +46,9 @@ class Policy:
         """
         if load is not None and load.kv_usage > MAX_KV_USAGE:
             return 0
-        if self.pauses:
-            return self.ceiling
-        if num_foreground or (load is not None and load.running + load.waiting > own):
+        if num_foreground:
+            return 0
+        if not self.pauses and load is not None and load.running + load.waiting > own:
             return 0
         return self.ceiling
 

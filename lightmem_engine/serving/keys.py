@@ -81,7 +81,8 @@ def clear_keys(path: str) -> list[str]:
     if hidden:
         raise ConfigError(
             f"identity.keys: {file}: vLLM checks keys itself and must know them; of key {', '.join(hidden)} there is "
-            "only the sha256"
+            'only the sha256: write key = "..." there (chmod 600), or put a gateway (--upstream), which needs the '
+            "digest alone, in front of vLLM"
         )
     return [row["key"] for row in rows]
 

@@ -108,3 +108,9 @@ class ForegroundBody(Strict):
 
     action: Literal["enter", "leave"]
     lease: str | None = None
+
+
+class OwnerBody(Strict):
+    """`POST /v1/memory/owner`."""
+
+    counts: bool = False

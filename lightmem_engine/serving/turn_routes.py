@@ -12,12 +12,14 @@ from fastapi import FastAPI, Request
 from lightmem_engine.errors import InvalidInput
 from lightmem_engine.protocols import Engine
 from lightmem_engine.serving.access import engine_of, scope_of
-from lightmem_engine.serving.memory_schemas import CloseTurnBody, ForegroundBody, OpenTurnBody
-from lightmem_engine.types import TurnOptions
+from lightmem_engine.serving.memory_schemas import CloseTurnBody, ForegroundBody, OpenTurnBody, OwnerBody
+from lightmem_engine.types import Scope, TurnOptions
 from lightmem_engine.wire import turn_json
 
 LEASE_SECONDS = 600.0
-TURN_PATHS = frozenset({"/v1/memory/turns/open", "/v1/memory/turns/close", "/v1/memory/foreground"})
+OWNER_PATH = "/v1/memory/owner"
+TURN_PATHS = frozenset({"/v1/memory/turns/open", "/v1/memory/turns/close", "/v1/memory/foreground", OWNER_PATH})
+_NOBODY = Scope(user="-")  # counting one user's messages is cheap however many there are
 
 
 class Leases:
@@ -54,7 +56,7 @@ class Leases:
 
 
 def add_turn_routes(app: FastAPI, engine: Engine) -> None:
-    """Open, close, foreground."""
+    """Open, close, foreground; and how the owner is."""
     leases = Leases(engine)
 
     @app.post("/v1/memory/turns/open")
@@ -76,3 +78,9 @@ def add_turn_routes(app: FastAPI, engine: Engine) -> None:
         if body.lease is None:
             raise InvalidInput("leave needs the lease that enter gave")
         return {"left": await leases.leave(body.lease)}
+
+    @app.post(OWNER_PATH)
+    async def owner(request: Request, body: OwnerBody) -> dict[str, Any]:
+        engine = engine_of(request)
+        stats = await engine.stats(None if body.counts else _NOBODY)
+        return {"sound": engine.is_sound, "queued_tokens": engine.queued_tokens, "stats": stats}

@@ -1,6 +1,13 @@
 """The one module that imports vLLM. What moved between releases is looked for where each release has it.
 
-Written for vLLM 0.26 to 0.33. `SYMBOLS` names everything of vLLM's that the plugin leans on; a test finds each.
+Written for vLLM 0.26 to 0.33. `SYMBOLS` names everything of vLLM's that the plugin leans on; a contract test finds each
+in the release that is installed. What is known of which release:
+
+- 0.32.0 (CPU): every symbol and the whole plugin run in the tests.
+- 0.26.0: the same names in the same shape, by reading. Its server modules lie elsewhere (`entrypoints.openai`; since
+  0.29 `entrypoints.launchers`), which is why nothing but `ServeSubcommand` is used of them.
+- after 0.32: by reading states of vLLM's public repository. `cli_env_setup` also stands in `entrypoints.cli`, where it
+  is looked for first; `ServeSubcommand` and the plugin's contract are as they were. Nothing newer has been run.
 """
 
 from __future__ import annotations
@@ -24,18 +31,31 @@ PLUGIN_GROUPS = (
     "vllm.stat_logger_plugins",
 )
 PLUGIN = "lightmem"
+_KV_BASE = "vllm.distributed.kv_transfer.kv_connector.v1.base"
 
 # Name: the modules that have had it, the newest first.
 SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "ServeSubcommand": ("vllm.entrypoints.cli.serve",),
     "FlexibleArgumentParser": ("vllm.utils.argparse_utils", "vllm.utils"),
-    "cli_env_setup": ("vllm.entrypoints.serve.utils.api_utils", "vllm.entrypoints.utils"),
+    "cli_env_setup": (
+        "vllm.entrypoints.cli._utils",
+        "vllm.entrypoints.serve.utils.api_utils",
+        "vllm.entrypoints.utils",
+    ),
     "load_endpoint_plugins": ("vllm.plugins",),
     "Scheduler": ("vllm.v1.core.sched.scheduler",),
     "AsyncScheduler": ("vllm.v1.core.sched.async_scheduler",),
     "current_platform": ("vllm.platforms",),
     "EndpointPlugin": ("vllm.plugins.endpoint_plugins.interface",),
     "KVTransferConfig": ("vllm.config", "vllm.config.kv_transfer"),
+    # The waiting queue's shape, the fields of a chat, and what the KV connector is made of (`compat_kv`).
+    "RequestQueue": ("vllm.v1.core.sched.request_queue",),
+    "ChatCompletionRequest": ("vllm.entrypoints.openai.chat_completion.protocol", "vllm.entrypoints.openai.protocol"),
+    "KVConnectorBase_V1": (_KV_BASE,),
+    "KVConnectorMetadata": (_KV_BASE,),
+    "KVConnectorRole": (_KV_BASE,),
+    "KVConnectorWorkerMetadata": (_KV_BASE,),
+    "SupportsHMA": (_KV_BASE,),
 }
 
 

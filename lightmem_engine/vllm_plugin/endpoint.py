@@ -4,15 +4,16 @@ The plugin puts one ASGI layer innermost: everything vLLM does before its routes
 when a request arrives, and the routes behind it are vLLM's own. What it does with a request:
 
 - a chat: identity, `open_turn`, vLLM, `close_turn`, the `memory` object in the answer;
-- our native routes: to the owner;
+- our native routes: to the owner; `/metrics`: vLLM's, and the owner's numbers behind them (`metrics`);
 - any other body: through, without the fields that rank or share (see `policy`); `/v1/responses`, `/v1/messages` and
-  `/v1/completions` read and write no memory;
+  `/v1/completions` read and write no memory, but background work stands aside for them as for a chat;
 - what bears the internal token: through, as it is.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from lightmem_engine.serving.keys import Caller
 from lightmem_engine.serving.metrics import Metrics
 from lightmem_engine.serving.openai_routes import ChatResponse, read_chat
 from lightmem_engine.vllm_plugin.inner import InnerBackend, body_then, with_body
+from lightmem_engine.vllm_plugin.metrics import METRICS_PATH, MetricsPage
 from lightmem_engine.vllm_plugin.policy import cleaned
 from lightmem_engine.vllm_plugin.proxy import OwnerProxy
 from lightmem_engine.vllm_plugin.ready import readiness
@@ -41,6 +43,7 @@ from lightmem_engine.vllm_plugin.settings import INTERNAL, Callers, PluginSettin
 from lightmem_engine.vllm_plugin.turns import OwnerTurns
 
 READY_PATH = "/health/ready"
+ANSWERS = ("/v1/completions", "/v1/responses", "/v1/messages", "/v1/chat/completions/")  # where somebody waits
 
 
 class MemoryPlugin:
@@ -94,6 +97,7 @@ class FrontEnd:
         self._turns = OwnerTurns(self._client)
         self._proxy = OwnerProxy(socket)
         self._metrics = Metrics(REGISTRY)  # vLLM's /metrics shows what is registered here
+        self._page = MetricsPage(self._client)
         self._model = engine_client
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,13 +108,15 @@ class FrontEnd:
             await app(scope, receive, send)
         elif path == READY_PATH:
             await (await readiness(self._client, self._model))(scope, receive, send)
+        elif path == METRICS_PATH and scope["method"] == "GET":
+            await self._page.serve(app, scope, receive, send)
         elif path == CHAT_PATH and scope["method"] == "POST":
             await self._as_ours(_Chat(self, app), scope, receive, send, caller)
         elif path == NATIVE_PREFIX.rstrip("/") or path.startswith(NATIVE_PREFIX):
             plain = {**scope, "path": path, "raw_path": _without_root(scope)}
             await self._as_ours(_Native(self._proxy), plain, receive, send, caller)
         elif scope["method"] == "POST":
-            await self._through(app, scope, receive, send, caller)
+            await self._through(app, scope, receive, send, caller, is_waited_for=path.startswith(ANSWERS))
         else:
             await app(scope, receive, send)
 
@@ -123,7 +129,9 @@ class FrontEnd:
         scope.setdefault("state", {})["caller"] = caller
         await RequestContext(app, self._metrics)(scope, receive, send)
 
-    async def _through(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, caller: Caller | None) -> None:
+    async def _through(
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, caller: Caller | None, *, is_waited_for: bool
+    ) -> None:
         """A body that is not ours, without the fields that are. Anything but JSON passes as it comes."""
         kind = dict(scope["headers"]).get(b"content-type", b"application/json")
         if b"json" not in kind.lower():
@@ -131,7 +139,8 @@ class FrontEnd:
             return
         raw = await Request(scope, receive).body()
         body = cleaned(raw, caller.tenant if caller else "")
-        await app(with_body(scope, body), body_then(body, receive), send)
+        async with self._turns.foreground() if is_waited_for else nullcontext():
+            await app(with_body(scope, body), body_then(body, receive), send)
 
     async def chat(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """A chat, with the memory of whom it names."""
@@ -142,7 +151,11 @@ class FrontEnd:
         asked, identity = await read_chat(request, caller.tenant, self._callers.trust, gateway=True)
         backend = InnerBackend(app, scope, caller.tenant)
         exchange = ChatExchange(self._turns, backend, self._metrics, asked, identity)
-        await ChatResponse(exchange)(scope, receive, send)
+        self._metrics.running("chat", 1)
+        try:
+            await ChatResponse(exchange)(scope, receive, send)
+        finally:
+            self._metrics.running("chat", -1)
 
 
 class _Chat:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Scope
 
+from lightmem_engine.runtime.complain import complain
 from lightmem_engine.serving.backends import Answer, ChatRequest
 from lightmem_engine.serving.connection import uninterrupted
 from lightmem_engine.serving.errors import UpstreamUnreachable
@@ -20,6 +22,8 @@ from lightmem_engine.types import OpenTurn
 from lightmem_engine.vllm_plugin.policy import cleaned, stamped
 
 HANG_UP_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
 
 
 class InnerBackend:
@@ -36,7 +40,7 @@ class InnerBackend:
         call = _Call(self._app, with_body(self._scope, raw), raw)
         try:
             start = await call.next()
-        except BaseException:
+        except BaseException:  # cancelled too: whatever ends the wait, vLLM must not go on writing for nobody
             await uninterrupted(call.hang_up())
             raise
         headers = [(bytes(name), bytes(value)) for name, value in start.get("headers", ())]
@@ -118,8 +122,10 @@ class _Call:
         except (OSError, ClientDisconnect) as error:
             if not self._gone.is_set():
                 self._error = error
-        except Exception as error:  # noqa: BLE001 - handed to who asked
+        except Exception as error:  # noqa: BLE001 - vLLM's routes may raise anything; who asked gets it from `next`
             self._error = error
+            if self._gone.is_set():  # nobody asks any more
+                complain(logger, "vLLM failed a request whose client had gone", error)
         if not self._gone.is_set():
             await self._sent.put(None)
 

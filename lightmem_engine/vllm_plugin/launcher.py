@@ -138,7 +138,7 @@ def prepare(args: argparse.Namespace, loaded: LoadedConfig) -> Plan:
         str(directory / SOCKET_NAME), token, config.identity.trust, str(config.identity.keys), digests
     )
     owner = [] if args.memory_config is None else ["--memory-config", args.memory_config]
-    for setting in [*settings_of(args), f"data_dir={directory}", *_model_settings(args, config)]:
+    for setting in [*settings_of(args), f"data_dir={directory}", *_model_settings(args, config), *_sharing(loaded)]:
         owner += ["--set", setting]
     environment = {
         "VLLM_PLUGINS": compat.allowed_plugins(os.environ.get("VLLM_PLUGINS")),
@@ -166,11 +166,18 @@ def _keep_caches(args: argparse.Namespace, config: EngineConfig, directory: Path
     args.kv_transfer_config = compat.kv_transfer(wanted)
 
 
+def _sharing(loaded: LoadedConfig) -> list[str]:
+    """Whether the encoders compute where vLLM does, unless somebody has said so."""
+    if loaded.source("device.shared") != "default" or (loaded.config.device.kind == "cpu" and not compat.is_cpu()):
+        return []
+    return ["device.shared=true"]
+
+
 def _model_settings(args: argparse.Namespace, config: EngineConfig) -> list[str]:
     """How the owner reaches a language model: this vLLM, unless it was given another server."""
     if config.lm.url or config.lm.backend not in ("auto", "remote"):
         return []
-    found = [f"lm.url={_address(args)}", "lm.backend=remote", "lm.disable_thinking=true"]
+    found = [f"lm.url={_address(args)}", "lm.backend=remote", "lm.disable_thinking=true", "lm.send_salt=true"]
     if args.scheduling_policy == "priority":
         found.append("lm.send_priority=true")
     else:

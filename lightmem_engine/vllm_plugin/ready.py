@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from fastapi.responses import JSONResponse
 
 from lightmem_engine.client import EngineClient
 from lightmem_engine.errors import LightMemError
-from lightmem_engine.types import Scope
+from lightmem_engine.runtime.complain import complain
 
 SECONDS = 5.0
-_NOBODY = Scope(user="-")
+
+logger = logging.getLogger(__name__)
 
 
 async def readiness(client: EngineClient, model: Any) -> JSONResponse:
-    """200 if both answer, else 503; with the checks. model: vLLM's engine client."""
+    """200 if both answer and what is told can be stored, else 503; with the checks. model: vLLM's engine client."""
     engine, served = await asyncio.gather(_engine(client), _model(model))
     checks = {"engine": engine, "model": served}
     well = all(checks.values())
@@ -26,10 +28,9 @@ async def readiness(client: EngineClient, model: Any) -> JSONResponse:
 async def _engine(client: EngineClient) -> bool:
     try:
         async with asyncio.timeout(SECONDS):
-            await client.stats(_NOBODY)
+            return bool((await client.owner())["sound"])
     except (LightMemError, TimeoutError):
         return False
-    return True
 
 
 async def _model(model: Any) -> bool:
@@ -37,6 +38,7 @@ async def _model(model: Any) -> bool:
     try:
         async with asyncio.timeout(SECONDS):
             await model.check_health()
-    except Exception:  # noqa: BLE001 - whatever it is, the model does not answer
+    except Exception as error:  # noqa: BLE001 - whatever it is, the model does not answer
+        complain(logger, "the model is not well", error)
         return False
     return True

@@ -22,7 +22,7 @@ from lightmem_engine.vllm_plugin.hold import to_hold
 from lightmem_engine.vllm_plugin.settings import VARIABLE, received
 
 SCARCE = 0.9  # share of KV blocks in use
-SLICE_TOKENS = 64 if compat.is_cpu() else 2048
+SLICE_TOKENS = 32 if compat.is_cpu() else 2048
 STILL_SECONDS = 0.001  # between looks at the flag while nothing may move
 
 

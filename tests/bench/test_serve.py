@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from bench.bench_interference import itl_p99, ratio, ttft_p99
-from bench.bench_serve import cpu_seconds
+from bench.bench_serve import MODES, cpu_seconds, panels, plot
+from bench.harness import Table
 from bench.vllm_load import Arm, Chat
 
 
@@ -34,3 +37,21 @@ def test_cpu_time_counts_a_process_and_grows() -> None:
         pass
     assert cpu_seconds(os.getpid()) > before
     assert cpu_seconds(2**30) == 0.0
+
+
+def test_rows_become_a_picture_with_a_bar_for_every_figure(tmp_path: Path) -> None:
+    table = Table("serve", None)
+    for clients in (1, 8):
+        for number, mode in enumerate(MODES):
+            case = {"memory": mode, "clients": clients}
+            table.value(case, "chats", "1/s", 10.0 + number)
+            table.spread(case, "first token", "ms", [float(clients), 3.0 * clients])
+    found = {panel.title: panel.bars for panel in panels(table.rows)}
+    assert found["chats [1/s]"]["8 clients"] == dict(zip(MODES, (10.0, 11.0, 12.0, 13.0), strict=True))
+    assert found.keys() == {"chats [1/s]", "first token, p50 [ms]", "first token, p99 [ms]"}
+    plot(table, tmp_path / "serve.svg", "<model> & more")
+    page = ElementTree.parse(tmp_path / "serve.svg").getroot()
+    name = "{http://www.w3.org/2000/svg}"
+    bars = [rect for rect in page.iter(f"{name}rect") if rect.get("fill") not in (None, "white")]
+    assert len(bars) == len(MODES) * (1 + 2 * 3), "the key, and two groups in three panels"
+    assert any("<model> & more" in (text.text or "") for text in page.iter(f"{name}text"))

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -55,6 +56,20 @@ async def test_a_plain_request_has_only_what_every_server_knows(server: Script, 
     await ask(model)
     messages = [{"role": "user", "content": "Hi"}]
     assert server.requests == [{"model": "qwen", "messages": messages, "temperature": 0.0, "top_p": 1.0}]
+
+
+async def test_prompts_share_caches_with_their_own_salt_or_the_owners_alone(server: Script) -> None:
+    model = RemoteModel(server.url, "qwen", send_salt=True)
+    try:
+        for prompt in (ASK, ASK, dataclasses.replace(ASK, salt="ann's")):
+            server.answer("Hello")
+            await ask(model, prompt)
+    finally:
+        await model.aclose()
+    first, second, anns = (request["cache_salt"] for request in server.requests)
+    assert first == second
+    assert len(first) == 64
+    assert anns == "ann's"
 
 
 async def test_sampling_and_schema_are_sent(server: Script, model: RemoteModel) -> None:

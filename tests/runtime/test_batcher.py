@@ -11,6 +11,7 @@ import pytest
 
 from lightmem_engine.errors import InvalidInput, ModelError, Overloaded
 from lightmem_engine.runtime.batcher import DeviceWorker
+from lightmem_engine.runtime.courtesy import Slice
 from lightmem_engine.types import Priority
 
 
@@ -178,3 +179,29 @@ async def test_the_device_is_tidied_between_batches(monkeypatch: pytest.MonkeyPa
         await worker.run("echo", [1], [1], Priority.INGEST)
     await asyncio.to_thread(worker.close)
     assert tidied == ["lightmem-device"] * 3
+
+
+async def test_beside_a_model_server_background_waits_for_chats_and_then_goes_in_slices() -> None:
+    worker, gate = DeviceWorker(100, 1000, slice=Slice(1e-9, 0)), Gate()
+    gate.open.set()
+    worker.add_lane("gate", gate)
+    worker.users(1)
+    background = asyncio.create_task(worker.run("gate", [1, 2, 3], [5, 5, 5], Priority.INGEST))
+    assert await worker.run("gate", [4, 5], [5, 5], Priority.FOREGROUND) == [40, 50]
+    assert gate.batches == [[4, 5]], "a user's own items go as ever"
+    worker.users(0)
+    assert await background == [10, 20, 30]
+    assert gate.batches == [[4, 5], [1], [2], [3]], "of so short a slice there is always one item"
+    await asyncio.to_thread(worker.close)
+
+
+async def test_background_does_not_starve_beside_endless_chats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightmem_engine.runtime.courtesy.PATIENCE_SECONDS", 0.01)
+    worker = DeviceWorker(100, 1000, slice=Slice(1.0, 0))
+    worker.add_lane("echo", lambda items: items)
+    worker.users(3)
+    try:
+        for priority in (Priority.INGEST, Priority.SLEEP):
+            assert await asyncio.wait_for(worker.run("echo", [1], [5], priority), 10) == [1]
+    finally:
+        await asyncio.to_thread(worker.close)

@@ -28,8 +28,8 @@ def test_reserved_slots_stay_free_and_users_come_first(
     if policy.slots > policy.reserved:
         assert room <= policy.slots - policy.reserved
     is_full = load is not None and load.kv_usage > MAX_KV_USAGE
-    is_used = num_foreground > 0 or (load is not None and load.running + load.waiting > own)
-    if is_full or (is_used and not policy.pauses):
+    is_used = load is not None and load.running + load.waiting > own
+    if is_full or num_foreground or (is_used and not policy.pauses):
         assert room == 0
     else:
         assert room == policy.ceiling >= 1

@@ -62,9 +62,10 @@ class VllmServer:
         settings: Sequence[str] = MEMORY,
         is_plain: bool = False,
         model: str = "",
+        start_seconds: float = START_SECONDS,
     ) -> None:
         """directory: holds the data, the log and the registration.   is_plain: vLLM alone, without memory.   model:
-        instead of the packaged one."""
+        instead of the packaged one.   start_seconds: after which it must be ready."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = directory / "data"
@@ -72,6 +73,7 @@ class VllmServer:
         self._directory = directory
         self._settings = settings
         self._is_plain = is_plain
+        self._start_seconds = start_seconds
         self._model = model or str(packaged_micro_qwen().directory)
         self.start(*arguments)
 
@@ -91,7 +93,7 @@ class VllmServer:
 
     def wait_ready(self) -> Self:
         """Wait until `/health` answers; fails if the process ends first."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self._start_seconds
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"vLLM ended with {self.process.returncode}: {self.text()[-6000:]}")

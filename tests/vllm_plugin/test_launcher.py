@@ -70,7 +70,7 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
             (["some/model", "--config", str(yaml), "--port", "8100", "--scheduling-policy", "fcfs"], {}),
             (["some/model", "--host", "0.0.0.0", "--keys", str(keys), *base], {}),
             (["some/model", "--api-key", "theirs", "--background", "cancel", *base], {"PYTHONHASHSEED": "7"}),
-            (["some/model", "--set", "lm.url=http://elsewhere/v1", *base], {}),
+            (["some/model", "--set", "lm.url=http://elsewhere/v1", "--set", "device.shared=false", *base], {}),
             (["some/model", "--keys", str(hashed), *base], {}),
             (["some/model", "--set", "kv.mode=off", *base], {}),
             (["some/model", "--prefix-caching-hash-algo", "xxhash", *base], {}),
@@ -90,6 +90,7 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
     assert plain["environment"] == {"VLLM_PLUGINS": "lightmem,more,theirs", "PYTHONHASHSEED": "0"}
     assert plain["socket"] == str(data / "engine.sock")
     assert {"lm.url=http://127.0.0.1:8000/v1", "lm.send_priority=true", "lm.disable_thinking=true"} <= {*plain["owner"]}
+    assert {"lm.send_salt=true", "device.shared=true"} <= {*plain["owner"]}
     assert plain["secrets"] == ["LIGHTMEM_LM__API_KEY"]
     assert plain["token"] not in json.dumps(plain["owner"])
 
@@ -112,7 +113,8 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
 
     assert other_model["secrets"] == []
     assert not any("127.0.0.1" in word for word in other_model["owner"])
-    assert "only the sha256" in digest["error"]
+    assert "device.shared=true" not in other_model["owner"]
+    assert "only the sha256: write key" in digest["error"]
 
 
 def test_the_command_itself_ends_with_two(tmp_path: Path) -> None:

@@ -191,6 +191,16 @@ def test_health_readiness_and_metrics(vllm: VllmServer) -> None:
     assert "vllm:num_requests_running" in metrics
     assert re.search(r'lightmem:turns_total\{.*stored="true".*\} [1-9]', metrics)
     assert "ivo" not in metrics
+    stats = native(vllm, "GET", "/v1/memory/stats").json()
+    for name, value in (("engine_up", 1), ("users", stats["users"]), ("parked", len(stats["parked"]))):
+        assert re.findall(rf"^lightmem:{name} (\S+)$", metrics, re.MULTILINE) == [str(float(value))], (
+            "once, the owner's"
+        )
+    assert re.search(r'^lightmem:device_tokens_total\{lane="embed"\} [1-9]', metrics, re.MULTILINE)
+    assert re.search(r'^lightmem:num_requests_running\{kind="chat"\} ', metrics, re.MULTILINE)
+    open_format = native(vllm, "GET", "/metrics", key=None, headers={"accept": "application/openmetrics-text"})
+    assert open_format.text.count("lightmem:messages_pending ") == 1
+    assert open_format.text.count("# EOF") == ("openmetrics" in open_format.headers["content-type"])
 
 
 def test_a_client_that_leaves_frees_the_model(vllm: VllmServer) -> None:
