@@ -12,12 +12,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lightmem_engine.errors import BackendUnavailable, ConfigError, ContextTooLong, Overloaded
 from lightmem_engine.kv.rates import Rates
+from lightmem_engine.models import attend
 from lightmem_engine.models.chat_template import opened_thought, render, stable_length
 from lightmem_engine.models.checkpoint import progress_on_terminals_only
 from lightmem_engine.models.decoding import Grammars, check_sampling
 from lightmem_engine.models.kv_bytes import Layout, layout_of
 from lightmem_engine.models.kv_calibrate import load_rate, prefill_rate
 from lightmem_engine.models.kv_fingerprint import fingerprint_of
+from lightmem_engine.models.laid_out import lay_out
 from lightmem_engine.models.prefix_cache import PrefixCache, common_prefix
 from lightmem_engine.models.qwen_checkpoint import check_prompt_version, end_tokens, quiet_in_a_pipe
 from lightmem_engine.models.qwen_run import Run
@@ -54,8 +56,10 @@ class QwenModel:
         worker: StepRunner | None = None,
         reader: Reader | None = None,
     ) -> None:
-        """reader: looks on while chats are read and answered."""
+        """Takes over the model: nobody else may use it.   reader: looks on while chats are read and answered."""
         self.name = name
+        attend.use(model)
+        lay_out(model)
         self._reader = reader
         if reader is not None:
             reader.attach(model)
