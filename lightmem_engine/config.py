@@ -51,6 +51,9 @@ class LmConfig:
         False, "send chat_template_kwargs.enable_thinking = false to lm.url, which vLLM understands"
     )
     send_priority: bool = option(False, "send the class of a call as `priority` to lm.url, which vLLM understands")
+    send_salt: bool = option(
+        False, "lm.url is the server that chats go to, and shares caches by `cache_salt`, which vLLM understands"
+    )
     pauses: bool = option(False, "lm.url itself lets calls of low priority stand still while users wait")
     slots: int = option(0, "sequences that lm.url runs at once, some of which background work leaves free; 0: unknown")
     verify_tls: bool = option(True, "check the certificate of lm.url")
@@ -82,6 +85,10 @@ class ExtractConfig:
     )
     form: Literal["flat", "event"] = option(
         "flat", "what the model is asked for: facts, or facts, relations and entities in one call"
+    )
+    prefix: bool = option(
+        True,
+        "ask about a conversation behind its own prompt, which the model has just read, where that computes less",
     )
     max_words: int = option(120, "longest stretch of a message that becomes one extractive entry")
     max_tokens: int = option(2048, "longest answer of one extraction call")

@@ -147,6 +147,7 @@ def load_lm(config: EngineConfig, device: Device, served: ServedAttention | None
                 api_key=_remote_key(config),
                 timeout_seconds=lm.timeout_seconds,
                 send_priority=lm.send_priority,
+                send_salt=lm.send_salt,
                 verify_tls=lm.verify_tls,
                 template_options={"enable_thinking": False} if lm.disable_thinking else None,
             )

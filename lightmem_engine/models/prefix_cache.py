@@ -34,16 +34,15 @@ class PrefixCache:
     def match(self, tokens: Sequence[int], salt: str = "") -> tuple[int, Any]:
         """(n, cache): a private cache of the first n tokens with room for all, n as large as possible but below
         `len(tokens)`, so that there is one left to compute the next token from. (0, None) when nothing fits."""
-        wanted = np.asarray(tokens[:-1], dtype=np.int64)
-        best, best_key = 0, -1
-        for key, (stored, _, _, owner) in self._entries.items():
-            shared = _common(stored, wanted) if owner == salt else 0
-            if shared > best:
-                best, best_key = shared, key
+        best, best_key = self._best(tokens, salt)
         if best == 0:
             return 0, None
         self._entries.move_to_end(best_key)
         return best, clone(self._entries[best_key][1], best, len(tokens))
+
+    def reach(self, tokens: Sequence[int], salt: str) -> int:
+        """How many tokens `match` would find."""
+        return self._best(tokens, salt)[0]
 
     def put(self, tokens: Sequence[int], cache: Any, salt: str = "") -> None:
         """Take over a cache that holds exactly these tokens; entries that are a prefix of it are dropped.
@@ -73,6 +72,15 @@ class PrefixCache:
         """Forget everything, as erasure demands."""
         self._entries.clear()
         self.num_bytes = 0
+
+    def _best(self, tokens: Sequence[int], salt: str) -> tuple[int, int]:
+        wanted = np.asarray(tokens[:-1], dtype=np.int64)
+        best, best_key = 0, -1
+        for key, (stored, _, _, owner) in self._entries.items():
+            shared = _common(stored, wanted) if owner == salt else 0
+            if shared > best:
+                best, best_key = shared, key
+        return best, best_key
 
     def _drop(self, key: int) -> None:
         self.num_bytes -= self._entries.pop(key)[2]

@@ -144,6 +144,15 @@ class QwenModel:
         await self._read(run, priority)
         await self._step(run.store, priority)
 
+    async def uncached(self, prompt: Prompt, num_read: int) -> int:
+        """Known: all but what lies in memory, or on disk."""
+        tokens = self._encode(prompt)
+        found = await self._step(lambda: self._cache.reach(tokens, prompt.salt), Priority.INGEST)
+        if self.kept is not None and prompt.salt:
+            places = await asyncio.to_thread(self.kept.places, tokens[:-1], prompt.salt)
+            found = max([found, *(place.start + place.take for place in places)])
+        return len(tokens) - found
+
     def count(self, prompt: Prompt) -> int:
         """Tokens of the prompt as the model will read it."""
         return len(self._encode(prompt))

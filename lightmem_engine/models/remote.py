@@ -19,9 +19,11 @@ from lightmem_engine.errors import (
     NotFound,
     Overloaded,
 )
+from lightmem_engine.text import num_tokens
 from lightmem_engine.types import Completion, Delta, FinishReason, Priority, Prompt, Sampling, Usage
 
 _FINISH_REASONS = frozenset(get_args(FinishReason))
+_TEMPLATE_TOKENS = 5  # around a message
 _MAX_WORDS = 500  # characters of a server's complaint that we repeat
 
 
@@ -29,6 +31,7 @@ class RemoteModel:
     """Speaks `POST {url}/chat/completions`; at most `max_concurrency` requests are in flight.
 
     send_priority: put our priority into the body, which only servers with priority scheduling accept.
+    send_salt: send the salt of a prompt, so that it shares caches with the chats of its user.
     template_options: sent as `chat_template_kwargs`, e.g. {"enable_thinking": False}; None sends nothing, because
         servers other than vLLM may refuse the field.
     model: may be empty; the server is then asked, at the first call, which model it serves.
@@ -44,6 +47,7 @@ class RemoteModel:
         timeout_seconds: float = 120.0,
         max_concurrency: int = 64,
         send_priority: bool = False,
+        send_salt: bool = False,
         template_options: Mapping[str, Any] | None = None,
         verify_tls: bool = True,
     ) -> None:
@@ -54,6 +58,7 @@ class RemoteModel:
         self._lists_models = True
         self._models_url = f"{url.rstrip('/')}/models"
         self._send_priority = send_priority
+        self._send_salt = send_salt
         self._template_options = template_options
         self._slots = asyncio.Semaphore(max_concurrency)
         self._client = httpx.AsyncClient(
@@ -88,6 +93,13 @@ class RemoteModel:
         if reason is None:
             raise BackendUnavailable(f"{self._url} ended the stream before the answer")
         yield Delta("", reason, usage)
+
+    async def uncached(self, prompt: Prompt, num_read: int) -> int | None:
+        """An estimate: what it has not just read. None for a server whose caches are not ours to share."""
+        if not self._send_salt:
+            return None
+        unread = [str(message.get("content") or "") for message in prompt.messages[num_read:]]
+        return sum(num_tokens(text) + _TEMPLATE_TOKENS for text in unread)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -142,6 +154,8 @@ class RemoteModel:
             body["tools"] = [dict(tool) for tool in prompt.tools]
         if self._send_priority:
             body["priority"] = int(priority)
+        if self._send_salt and prompt.salt:
+            body["cache_salt"] = prompt.salt
         if self._template_options is not None or prompt.template_options:
             body["chat_template_kwargs"] = {**(self._template_options or {}), **prompt.template_options}
         return body

@@ -19,6 +19,9 @@ _GROWTH = 1.5
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """keys, values: the part in use of `buffers`, which have room for more; [batch, heads, tokens, dim]."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, room: int) -> None:
         super().__init__()
         self._room = room

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_a_mask_is_obeyed_whatever_it_is() -> None:
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
-def test_a_model_reads_alike_with_it(kind: str, tmp_path: Path) -> None:
+def test_a_model_reads_alike_with_it(kind: Literal["qwen2", "qwen3"], tmp_path: Path) -> None:
     folder = str(tiny_qwen.save(tmp_path, kind))
     mine, theirs = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for _ in range(2))
     attend.use(mine)
