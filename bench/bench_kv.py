@@ -2,11 +2,12 @@
 
     python -m bench.bench_kv [--shape 0.6b|tiny] [--tokens 32,64,128,256,1024,2048] [--rounds 5] [--requests 50]
 
-A Qwen3 of random weights reads a conversation of so many tokens and answers a short question behind it: once computing
-all of it, once with the conversation's cache loaded from disk; both take turns. The cache is loaded whatever it costs,
-so the lengths at which that loses are in the table; `engine's choice` is what it would have done. "cold" has the files
-dropped from the system's page cache first. Throttled: after calibration the disk becomes three times slower than
-computing; what the requests take, by what computing takes. Rows in bench/results/kv.csv.
+A Qwen3 of random weights reads a conversation of so many tokens and 32 new ones behind it: once computing all of it,
+once with the conversation's cache loaded from disk; both take turns, and where their time goes is in the table. The
+cache is loaded whatever it costs, so the lengths at which that loses are in the table; `engine's choice` is what it
+would have done. "cold" has the files dropped from the system's page cache first. Throttled: after calibration the disk
+becomes three times slower than computing; what the requests take, by what computing takes. Rows in
+bench/results/kv.csv.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench.harness import Table
+from bench.kv_split import shares, split
 from lightmem_engine.kv.files import ChunkFiles
 from lightmem_engine.kv.index import Bounds
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
+from lightmem_engine.models.chat_template import stable_length
 from lightmem_engine.models.kv_tier import KVTier, Offer
 from lightmem_engine.models.qwen import QwenModel
 from lightmem_engine.types import CacheOwner, Priority, Prompt, Sampling, Scope
@@ -57,6 +60,7 @@ SHAPES: dict[str, dict[str, int]] = {
     },
 }
 CHUNK = 256
+SUFFIX = 32  # new tokens behind what is kept: the reply, the next question, the template around them
 OWNER = CacheOwner(Scope("bench"), 1, 1)
 SLOWER = 3.0  # than computing, the throttled disk
 
@@ -100,13 +104,33 @@ def build(shape: str) -> QwenModel:
 
 
 def conversation(model: QwenModel, num_tokens: int, salt: str) -> tuple[Prompt, Prompt]:
-    """A prompt of about so many tokens, and the next turn's, which begins with it."""
+    """A prompt of which exactly so many tokens are kept, and the next turn's: those, and `SUFFIX` new ones."""
     rng = np.random.default_rng(num_tokens)
-    letters = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz "), num_tokens * 4))
-    ids = model._tokenizer(letters)["input_ids"][: max(1, num_tokens - 8)]
-    said = ({"role": "user", "content": model._tokenizer.decode(ids)},)
-    following = (*said, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "And what else?"})
-    return Prompt(said, salt=salt, owner=OWNER), Prompt(following, salt=salt)
+    words = "".join(rng.choice(list("bcdfghjklmnpqrstvwxz"), 4 * (num_tokens + SUFFIX)))
+
+    def first(size: int) -> Prompt:
+        return Prompt(({"role": "user", "content": words[:size]},), salt=salt, owner=OWNER)
+
+    def kept_of(prompt: Prompt) -> int:
+        return stable_length(model._tokenizer, prompt, model._encode(prompt))
+
+    prompt = first(fitting(num_tokens, lambda size: kept_of(first(size))))
+
+    def after(size: int) -> Prompt:
+        question = {"role": "user", "content": words[:size]}
+        return Prompt((*prompt.messages, {"role": "assistant", "content": "Yes."}, question), salt=salt)
+
+    return prompt, after(fitting(num_tokens + SUFFIX, lambda size: model.count(after(size))))
+
+
+def fitting(wanted: int, count: Callable[[int], int]) -> int:
+    """The size at which there are so many tokens."""
+    size = 1
+    while (missing := wanted - count(size)) > 0:
+        size += missing
+    if missing < 0:
+        raise ValueError(f"{wanted} tokens are too few for the template")
+    return size
 
 
 async def first_token(model: QwenModel, prompt: Prompt) -> float:
@@ -159,16 +183,24 @@ async def compare(model: QwenModel, root: Path, lengths: Sequence[int], rounds: 
             first, following = conversation(model, length, f"salt {length}")
             await keep(model, tier, first)
             times: dict[str, list[float]] = {"computed": [], "loaded": [], "loaded, cold": []}
+            where: dict[tuple[str, str], list[float]] = {}
             for round_ in range(rounds):
                 for name in np.random.default_rng(round_).permutation(list(times)):
                     model.kept = None if name == "computed" else tier
                     if name == "loaded, cold":
                         drop_pages(root)
-                    times[str(name)].append(await first_token(model, following))
+                    with split() as parts:
+                        took = await first_token(model, following)
+                    times[str(name)].append(took)
+                    for part, seconds in shares(parts, took).items():
+                        where.setdefault((str(name), part), []).append(seconds)
             model.kept = tier
             case = {"shape": shape, "tokens": length, "prompt": model.count(following)}
             for name, found in times.items():
                 table.spread(case, f"time to first token, {name}", "ms", [one * 1000 for one in found])
+            for (name, part), found in where.items():
+                if any(found):
+                    table.spread(case, f"of that, {name}: {part}", "ms", [one * 1000 for one in found])
             computed = float(np.median(times["computed"]))
             for name in ("loaded", "loaded, cold"):
                 table.value(case, f"computed over {name}, p50", "x", computed / float(np.median(times[name])))

@@ -27,6 +27,7 @@ from lightmem_engine.runtime.clock import SystemClock
 from lightmem_engine.runtime.courtesy import Slice
 from lightmem_engine.runtime.device import give_back_memory
 from lightmem_engine.runtime.failpoints import Failpoints
+from lightmem_engine.runtime.finished import Finished
 from lightmem_engine.runtime.flag import NAME as FLAG_NAME
 from lightmem_engine.runtime.flag import ForegroundFlag
 from lightmem_engine.sensory.memory import SensoryMemory, spoken
@@ -94,7 +95,9 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     sleep = sleeper(config, db, embed_model, lm, worker, admission, clock, failpoints, encoders.device.kind)
     listeners = Listeners(sleep.heard, sleep.extracted)
     sensory = _sensory(config, encoders, ModelCalls(worker, Priority.INGEST))
-    pipeline = build_pipeline(config, db, sensory, embed_model, lm, worker, admission, clock, failpoints, listeners)
+    finished = Finished(2 * config.short_term.idle_seconds + 60)  # until what was said has been extracted
+    models = (embed_model, lm, worker, admission)
+    pipeline = build_pipeline(config, db, sensory, *models, clock, failpoints, listeners, finished)
     calls = ModelCalls(worker, Priority.FOREGROUND)
     long_term = LongTermMemory(
         feed=db,
@@ -157,6 +160,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         forget_prompts=caches.prompts,
         kept=kept,
         chat_budget_ms=chat_budget_ms,
+        finished=finished,
     )
     return engine
 

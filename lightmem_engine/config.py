@@ -58,7 +58,8 @@ class LmConfig:
     send_priority: bool = option(False, "send the class of a call as `priority` to lm.url, which vLLM understands")
     send_salt: bool = option(
         False,
-        "send `cache_salt` to lm.url, which vLLM understands: a user's prompts share caches with nobody else's",
+        "lm.url is the server that chats go to, and keeps caches apart by `cache_salt`, which vLLM understands: calls "
+        "in background share the caches of their own user's chats and nobody else's",
     )
     pauses: bool = option(False, "lm.url itself lets calls of low priority stand still while users wait")
     slots: int = option(0, "sequences that lm.url runs at once, some of which background work leaves free; 0: unknown")
@@ -91,6 +92,10 @@ class ExtractConfig:
     )
     form: Literal["flat", "event"] = option(
         "flat", "what the model is asked for: facts, or facts, relations and entities in one call"
+    )
+    prefix: bool = option(
+        True,
+        "ask about a conversation behind its own prompt, which the model has just read, where that computes less",
     )
     max_words: int = option(120, "longest stretch of a message that becomes one extractive entry")
     max_tokens: int = option(2048, "longest answer of one extraction call")

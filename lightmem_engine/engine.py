@@ -22,6 +22,7 @@ from lightmem_engine.names import check_name, check_scope
 from lightmem_engine.protocols import Clock, LanguageModel
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import DeviceWorker
+from lightmem_engine.runtime.finished import Finished
 from lightmem_engine.sensory.normalize import by_day, normalize
 from lightmem_engine.types import (
     Delta,
@@ -71,6 +72,7 @@ class LocalEngine(Curated):
         forget_prompts: Callable[[], Awaitable[None]],
         kept: Kept,
         chat_budget_ms: float,
+        finished: Finished,
     ) -> None:
         super().__init__(curator, porter, sleeper, kept)
         self.config = config
@@ -94,6 +96,7 @@ class LocalEngine(Curated):
             wake=pipeline.wake,
             now=clock.now,
             today=lambda: clock.now().astimezone(self._zone).date(),
+            finished=finished,
         )
         self._chat_turns = ChatTurns(config, around, chat_budget_ms)
 

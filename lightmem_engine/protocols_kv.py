@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lightmem_engine.types import Priority, Prompt
 
@@ -12,6 +12,18 @@ class ReadsAhead(Protocol):
 
     async def prefill(self, prompt: Prompt, beside: Prompt, priority: Priority) -> int:
         """Read what two prompts begin with, and keep it for the owner of the first; how many tokens that is."""
+        ...
+
+
+@runtime_checkable
+class KnowsCaches(Protocol):
+    """A model that can tell what it would have to compute."""
+
+    async def uncached(self, prompt: Prompt, num_read: int) -> int | None:
+        """How many tokens of a prompt it would compute now, known or estimated; None if it cannot tell.
+
+        num_read: so many of the messages it has just read or written, under the salt of the prompt.
+        """
         ...
 
 

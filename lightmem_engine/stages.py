@@ -22,11 +22,14 @@ from lightmem_engine.pipeline.pipeline import Pipeline
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.pipeline.sleeper import Sleeper
 from lightmem_engine.protocols import Clock, Forgetful, LanguageModel
+from lightmem_engine.protocols_kv import KnowsCaches
 from lightmem_engine.runtime.admission import Admission, AdmittedModel
 from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.runtime.failpoints import Failpoints
+from lightmem_engine.runtime.finished import Finished
 from lightmem_engine.runtime.policy import Policy
 from lightmem_engine.sensory.memory import SensoryMemory, spoken
+from lightmem_engine.short_term.behind import Behind
 from lightmem_engine.short_term.extract import Extraction, Extractor
 from lightmem_engine.short_term.extractive import drafts
 from lightmem_engine.sleep.decide import Decider
@@ -85,6 +88,7 @@ def pipeline(
     clock: Clock,
     failpoints: Failpoints,
     listeners: Listeners,
+    finished: Finished,
 ) -> Pipeline:
     """The stages over the models at ingest priority."""
     pipelines: list[Pipeline] = []
@@ -92,7 +96,7 @@ def pipeline(
     retry = Retry(runtime.max_attempts, runtime.backoff_seconds, on_wait=lambda error: pipelines[0].waiting(error))
     calls = ModelCalls(worker, Priority.INGEST)
     sense = SenseStage(db, sensory, config.segment, retry, clock, failpoints)
-    extractor = _extractor(config, lm, admission, db) if _extracts_by_model(config) else None
+    extractor = _extractor(config, lm, admission, db, finished) if _extracts_by_model(config) else None
     reads_ahead = extractor is not None and config.kv.segments and getattr(lm, "kept", None) is not None
     extract = ExtractStage(
         db,
@@ -122,11 +126,17 @@ async def _extractive(segments: Sequence[Segment]) -> Extraction:
     return Extraction(found)
 
 
-def _extractor(config: EngineConfig, lm: LanguageModel, admission: Admission, db: MemoryDB) -> Extractor:
+def _extractor(
+    config: EngineConfig, lm: LanguageModel, admission: Admission, db: MemoryDB, finished: Finished
+) -> Extractor:
     # A salt costs a row per user; a model elsewhere is told of it only if it understands.
     salt_of = db.chats.salt if isinstance(lm, Forgetful) or config.lm.send_salt else None
     model = AdmittedModel(lm, admission)
-    return Extractor(model, mode=config.extract.form, max_tokens=config.extract.max_tokens, salt_of=salt_of)
+    # The packaged model has learned the other form alone.
+    asks_behind = config.extract.prefix and isinstance(lm, KnowsCaches) and choose_lm(config)[0] != "packaged"
+    behind = Behind(finished.find, lm) if asks_behind and isinstance(lm, KnowsCaches) else None
+    form, max_tokens = config.extract.form, config.extract.max_tokens
+    return Extractor(model, mode=form, max_tokens=max_tokens, salt_of=salt_of, behind=behind)
 
 
 async def _read_ahead(extractor: Extractor, model: AdmittedModel, segments: Sequence[Segment]) -> None:

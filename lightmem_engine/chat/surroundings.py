@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import Protocol
 
 from lightmem_engine.chat.recall import Contents, Search
+from lightmem_engine.runtime.finished import Finished
 from lightmem_engine.types import (
     ChatAsk,
     ChatItem,
@@ -52,7 +53,8 @@ class ChatStore(Protocol):
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What chat turns need of the engine. drafts: makes messages ready for the log.   wake: tells the stages of a
-    session's new messages.   now, today: the moment, and the day in the user's zone."""
+    session's new messages.   now, today: the moment, and the day in the user's zone.   finished: takes what was said,
+    as the model read it."""
 
     store: ChatStore
     search: Search
@@ -61,3 +63,4 @@ class Surroundings:
     wake: Callable[[Scope, str], None]
     now: Callable[[], datetime]
     today: Callable[[], date]
+    finished: Finished

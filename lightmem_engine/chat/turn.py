@@ -19,11 +19,12 @@ from lightmem_engine.chat.budget import BLOCK_ONLY, NO_RECALL, Deadline
 from lightmem_engine.chat.items import check_messages, items_of, reply_item, spoken_text, without_injected
 from lightmem_engine.chat.recall import Recaller
 from lightmem_engine.chat.surroundings import Surroundings
-from lightmem_engine.chat.underway import Opening, Underway
+from lightmem_engine.chat.underway import Opened, Opening, Underway
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import Conflict, LightMemError
 from lightmem_engine.prompts import v1 as prompts
 from lightmem_engine.runtime.complain import complain
+from lightmem_engine.runtime.finished import Conversation
 from lightmem_engine.runtime.late import LateWork
 from lightmem_engine.text import num_tokens
 from lightmem_engine.types import (
@@ -93,7 +94,11 @@ class ChatTurns:
         notes, placed = self._placed(messages, places, _shown(ask, opened.view if opened else view), options.read)
         if options.read and view is None and opened is None:
             degraded = degraded if degraded != BLOCK_ONLY else NO_RECALL
-        self._underway.keep(turn_id, scope, opened.place if opened else None)
+        place, salt = opened.place if opened else None, await self._salt(scope, opened.view if opened else view)
+        if place is not None:
+            self._around.finished.drop(scope, place.session)
+        read = Conversation(tuple(placed), len(placed), salt) if options.plain and not opening.trouble else None
+        self._underway.keep(turn_id, Opened(scope, place, read))
         return OpenTurn(
             turn_id=turn_id,
             messages=tuple(placed),
@@ -102,8 +107,8 @@ class ChatTurns:
             read_ms=round(read_ms, 2),
             stored=opened is not None,
             degraded=degraded or (opening.trouble if options.read else None),
-            salt=await self._salt(scope, opened.view if opened else view),
-            kv_params=kv_params_of(scope, opened.place) if opened and self._config.kv.mode != "off" else {},
+            salt=salt,
+            kv_params=kv_params_of(scope, place) if place and self._config.kv.mode != "off" else {},
         )
 
     async def close(
@@ -116,6 +121,11 @@ class ChatTurns:
         item = reply_item(reply, tool_calls, is_partial=status == "partial")
         if status == "partial" and item.message is None and not tool_calls:
             return False  # no answer at all: the next attempt is to find the question without one
+        if turn.read is not None and status == "complete" and not tool_calls:
+            said = (*turn.read.messages, {"role": "assistant", "content": reply})
+            # Before anything is awaited: an erasure from here on finds it.
+            whole = replace(turn.read, messages=said, num_read=len(said))
+            self._around.finished.add(turn.scope, turn.place.session, whole)
         try:
             return await asyncio.shield(asyncio.ensure_future(self._close(turn.scope, turn.place, item)))
         except LightMemError as error:
@@ -125,10 +135,12 @@ class ChatTurns:
     def forget(self, scope: Scope) -> None:
         """A user is erased: their turns that are under way store nothing any more."""
         self._underway.erase(scope)
+        self._around.finished.forget(scope)
 
     def doubt(self, scope: Scope) -> None:
         """Something of a user is deleted: what turns that are being opened have found may be gone."""
         self._underway.change(scope)
+        self._around.finished.forget(scope)
 
     async def aclose(self) -> None:
         """Wait for recalls that came too late."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from lightmem_engine.runtime.finished import Conversation
 from lightmem_engine.types import ChatPlace, Scope
 
 ERASED, CHANGED = "erased", "memory_changed"  # reasons in `degraded`
@@ -29,10 +30,12 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A turn that waits for its reply. place: None if that is not to be kept."""
+    """A turn that waits for its reply. place: None if that is not to be kept.   read: what the model reads meanwhile,
+    if that is all it reads, and under which salt."""
 
     scope: Scope
     place: ChatPlace | None
+    read: Conversation | None = None
 
 
 @dataclass(slots=True)
@@ -52,9 +55,9 @@ class Underway:
         finally:
             self._opening.discard(opening)
 
-    def keep(self, turn_id: str, scope: Scope, place: ChatPlace | None) -> None:
+    def keep(self, turn_id: str, turn: Opened) -> None:
         """The turn is open."""
-        self._opened[turn_id] = Opened(scope, place)
+        self._opened[turn_id] = turn
         if len(self._opened) > MAX_OPEN:
             del self._opened[next(iter(self._opened))]
 
@@ -73,3 +76,6 @@ class Underway:
         """Something that the user's memory held is gone."""
         for opening in self._opening:
             opening.is_changed |= opening.scope == scope
+        for turn_id, turn in self._opened.items():
+            if turn.scope == scope:
+                self._opened[turn_id] = replace(turn, read=None)

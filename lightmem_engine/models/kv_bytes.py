@@ -1,4 +1,4 @@
-"""A `DynamicCache` as bytes, and back.
+"""A KV cache as bytes, and back.
 
 A chunk's payload is the tensor [layers, 2 (keys, values), kv heads, tokens, head dim] in the cache's own dtype.
 """
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from lightmem_engine.kv.files import Bytes
+from lightmem_engine.models.roomy_cache import roomy_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +47,25 @@ def export(layout: Layout, cache: Any, start: int, payload: Bytes) -> None:
 
 
 def restore(
-    layout: Layout, prefix: Any, num_prefix: int, payloads: Sequence[tuple[int, Bytes]], num_tokens: int, device: Any
+    layout: Layout,
+    prefix: Any,
+    num_prefix: int,
+    payloads: Sequence[tuple[int, Bytes]],
+    num_tokens: int,
+    device: Any,
+    room: int = 0,
 ) -> Any:
-    """A cache of its own with `num_tokens` tokens: the first of `prefix` (a cache), then those of the payloads.
+    """A cache of its own with `num_tokens` tokens and room for `room`: the first of `prefix` (a cache), then those of
+    the payloads.
 
     payloads: (place of its first token, bytes), in order and without gaps; they may overlap with the prefix and go
     beyond the end.
     """
     parts = [(start, _tensor(layout, payload)) for start, payload in payloads]
-    cache = DynamicCache()
-    for index in range(layout.layers):
-        # Made in the shape that attention wants, filled once.
-        shape = (1, layout.kv_heads, num_tokens, layout.head_dim)
-        pair = [torch.empty(shape, dtype=layout.dtype, device=device) for _ in range(2)]
+    cache = roomy_cache(layout.layers, max(room, num_tokens))
+    like = torch.empty((1, layout.kv_heads, 0, layout.head_dim), dtype=layout.dtype, device=device)
+    for index, own in enumerate(cache.layers):
+        pair = own.claim(like, num_tokens)  # filled once, where attention will read it
         if num_prefix:
             layer = prefix.layers[index]
             for whole, known in zip(pair, (layer.keys, layer.values), strict=True):
@@ -68,8 +74,6 @@ def restore(
             first, stop = max(start, num_prefix), min(start + part.shape[3], num_tokens)
             for whole, found in zip(pair, part[index], strict=True):
                 whole[0, :, first:stop].copy_(found[:, first - start : stop - start])
-        # `update`, not assignment: it also marks the layer as initialised.
-        cache.update(pair[0], pair[1], index)
     return cache
 
 

@@ -42,6 +42,7 @@ def _weights(model: Any) -> str:
     """The digest over all parameters and buffers, the rotary frequencies among them."""
     whole = hashlib.sha256()
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
-        data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        plain = tensor.detach().to_dense() if tensor.is_mkldnn else tensor.detach()
+        data = plain.cpu().contiguous().view(-1).view(torch.uint8).numpy()
         whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + digest(data))
     return whole.hexdigest()

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from lightmem_engine.errors import ConfigError
+from lightmem_engine.models.laid_out import can_lay_out
 
 # Rows of one pass through the wide layers on a CPU: their activations then stay in the cache.
 _WIDE_ROWS = 512
@@ -32,27 +33,12 @@ class Captured:
     lse: torch.Tensor | None = None
 
 
-def _has_onednn() -> bool:
-    """Whether oneDNN's linear layer can be called by itself, with weights laid out for it once; torch's float32 default
-    (MKL) reaches a third to half of its speed on processors of other makers than MKL's."""
-    try:
-        with torch.inference_mode():
-            weight = torch.ops.mkldnn._reorder_linear_weight(torch.ones(8, 8), None)
-            torch.ops.mkldnn._linear_pointwise(torch.ones(1, 8), weight, torch.ones(8), "gelu", [], "none")
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return False
-    return True
-
-
-_ONEDNN = _has_onednn()
-
-
 class _Linear:
     """A linear layer; on a CPU its weights are laid out for oneDNN and the plain ones are not kept."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         self._weight, self._bias = weight, bias
-        self._is_laid_out = _ONEDNN and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+        self._is_laid_out = can_lay_out(weight)
         if self._is_laid_out:
             with torch.inference_mode():
                 self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from transformers import DynamicCache
+
+from lightmem_engine.models.roomy_cache import RoomyLayer, roomy_cache
 
 Tokens = npt.NDArray[np.int64]
 
@@ -31,18 +32,17 @@ class PrefixCache:
         return len(self._entries)
 
     def match(self, tokens: Sequence[int], salt: str = "") -> tuple[int, Any]:
-        """(n, cache): a private cache of the first n tokens, n as large as possible but below `len(tokens)`,
-        so that there is one left to compute the next token from. (0, an empty cache) when nothing fits."""
-        wanted = np.asarray(tokens[:-1], dtype=np.int64)
-        best, best_key = 0, -1
-        for key, (stored, _, _, owner) in self._entries.items():
-            shared = _common(stored, wanted) if owner == salt else 0
-            if shared > best:
-                best, best_key = shared, key
+        """(n, cache): a private cache of the first n tokens with room for all, n as large as possible but below
+        `len(tokens)`, so that there is one left to compute the next token from. (0, None) when nothing fits."""
+        best, best_key = self._best(tokens, salt)
         if best == 0:
-            return 0, DynamicCache()
+            return 0, None
         self._entries.move_to_end(best_key)
-        return best, clone(self._entries[best_key][1], best)
+        return best, clone(self._entries[best_key][1], best, len(tokens))
+
+    def reach(self, tokens: Sequence[int], salt: str) -> int:
+        """How many tokens `match` would find."""
+        return self._best(tokens, salt)[0]
 
     def put(self, tokens: Sequence[int], cache: Any, salt: str = "") -> None:
         """Take over a cache that holds exactly these tokens; entries that are a prefix of it are dropped.
@@ -73,22 +73,34 @@ class PrefixCache:
         self._entries.clear()
         self.num_bytes = 0
 
+    def _best(self, tokens: Sequence[int], salt: str) -> tuple[int, int]:
+        wanted = np.asarray(tokens[:-1], dtype=np.int64)
+        best, best_key = 0, -1
+        for key, (stored, _, _, owner) in self._entries.items():
+            shared = _common(stored, wanted) if owner == salt else 0
+            if shared > best:
+                best, best_key = shared, key
+        return best, best_key
+
     def _drop(self, key: int) -> None:
         self.num_bytes -= self._entries.pop(key)[2]
 
 
-def clone(cache: Any, num_tokens: int) -> Any:
-    """A cache of its own with the first `num_tokens` tokens of this one; keys and values [1, heads, tokens, dim]."""
-    copy = DynamicCache()
-    for index, layer in enumerate(cache.layers):
-        # `update`, not assignment: it also marks the layer as initialised.
-        copy.update(layer.keys[:, :, :num_tokens].clone(), layer.values[:, :, :num_tokens].clone(), index)
+def clone(cache: Any, num_tokens: int, room: int) -> Any:
+    """A cache of its own with the first `num_tokens` tokens of this one, and room for `room`."""
+    copy = roomy_cache(len(cache.layers), room)
+    for mine, theirs in zip(copy.layers, cache.layers, strict=True):
+        mine.update(theirs.keys[:, :, :num_tokens], theirs.values[:, :, :num_tokens])
     return copy
 
 
 def num_bytes(cache: Any) -> int:
     """Bytes of all keys and values."""
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if layer.is_initialized)
+    return sum(
+        layer.num_bytes if isinstance(layer, RoomyLayer) else layer.keys.nbytes + layer.values.nbytes
+        for layer in cache.layers
+        if layer.is_initialized
+    )
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

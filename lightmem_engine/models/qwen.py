@@ -12,12 +12,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lightmem_engine.errors import BackendUnavailable, ConfigError, ContextTooLong, Overloaded
 from lightmem_engine.kv.rates import Rates
+from lightmem_engine.models import attend
 from lightmem_engine.models.chat_template import opened_thought, render, stable_length
 from lightmem_engine.models.checkpoint import progress_on_terminals_only
 from lightmem_engine.models.decoding import Grammars, check_sampling
 from lightmem_engine.models.kv_bytes import Layout, layout_of
 from lightmem_engine.models.kv_calibrate import load_rate, prefill_rate
 from lightmem_engine.models.kv_fingerprint import fingerprint_of
+from lightmem_engine.models.laid_out import lay_out
 from lightmem_engine.models.prefix_cache import PrefixCache, common_prefix
 from lightmem_engine.models.qwen_checkpoint import check_prompt_version, end_tokens, quiet_in_a_pipe
 from lightmem_engine.models.qwen_run import Run
@@ -54,8 +56,10 @@ class QwenModel:
         worker: StepRunner | None = None,
         reader: Reader | None = None,
     ) -> None:
-        """reader: looks on while chats are read and answered."""
+        """Takes over the model: nobody else may use it.   reader: looks on while chats are read and answered."""
         self.name = name
+        attend.use(model)
+        lay_out(model)
         self._reader = reader
         if reader is not None:
             reader.attach(model)
@@ -139,6 +143,15 @@ class QwenModel:
         run = await self._step(lambda: Run(self, tokens, None, Sampling(), salt=salt, kept=kept), priority)
         await self._read(run, priority)
         await self._step(run.store, priority)
+
+    async def uncached(self, prompt: Prompt, num_read: int) -> int:
+        """Known: all but what lies in memory, or on disk."""
+        tokens = self._encode(prompt)
+        found = await self._step(lambda: self._cache.reach(tokens, prompt.salt), Priority.INGEST)
+        if self.kept is not None and prompt.salt:
+            places = await asyncio.to_thread(self.kept.places, tokens[:-1], prompt.salt)
+            found = max([found, *(place.start + place.take for place in places)])
+        return len(tokens) - found
 
     def count(self, prompt: Prompt) -> int:
         """Tokens of the prompt as the model will read it."""

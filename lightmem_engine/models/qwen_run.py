@@ -12,6 +12,7 @@ import torch
 from lightmem_engine.models.decoding import Sampler, TextStream
 from lightmem_engine.models.kv_bytes import layout_of, restore
 from lightmem_engine.models.logprobs import token_logprob
+from lightmem_engine.models.roomy_cache import roomy_cache
 from lightmem_engine.models.served_attention import Watch
 from lightmem_engine.types import CacheOwner, Delta, FinishReason, Sampling, TokenLogprob, Usage
 
@@ -53,6 +54,8 @@ class Run:
         room = owner.max_context - len(prompt)
         self._limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
         self._num_fed, self._cache = owner._cache.match(prompt, salt)
+        if self._cache is None:
+            self._cache = roomy_cache(owner._model.config.num_hidden_layers, len(prompt))
         self.num_cached = self._num_fed
         self._logits: torch.Tensor | None = None
         self._said: list[str] = []
@@ -61,8 +64,8 @@ class Run:
     def adopt(self, found: Found) -> None:
         """Begin from a cache that was kept."""
         model = self._owner._model
-        layout = layout_of(model)
-        self._cache = restore(layout, self._cache, self._num_fed, found.payloads, found.num_tokens, model.device)
+        parts = (found.payloads, found.num_tokens, model.device, len(self.prompt))
+        self._cache = restore(layout_of(model), self._cache, self._num_fed, *parts)
         self._num_fed = self.num_cached = found.num_tokens
 
     def prefill(self) -> bool:

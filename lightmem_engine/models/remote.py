@@ -20,9 +20,11 @@ from lightmem_engine.errors import (
     NotFound,
     Overloaded,
 )
+from lightmem_engine.text import num_tokens
 from lightmem_engine.types import Completion, Delta, FinishReason, Priority, Prompt, Sampling, Usage
 
 _FINISH_REASONS = frozenset(get_args(FinishReason))
+_TEMPLATE_TOKENS = 5  # around a message
 _MAX_WORDS = 500  # characters of a server's complaint that we repeat
 
 
@@ -30,8 +32,9 @@ class RemoteModel:
     """Speaks `POST {url}/chat/completions`; at most `max_concurrency` requests are in flight.
 
     send_priority: put our priority into the body, which only servers with priority scheduling accept.
-    send_salt: put a salt into the body, which vLLM accepts: the prompt's own, or else one of this process, so that no
-        other client of the server can find out from the time of an answer what was asked here.
+    send_salt: put a salt into the body, which vLLM accepts: the prompt's own, with which it shares caches with the chats
+        of its user, or else one of this process, so that no other client of the server can find out from the time of
+        an answer what was asked here.
     template_options: sent as `chat_template_kwargs`, e.g. {"enable_thinking": False}; None sends nothing, because
         servers other than vLLM may refuse the field.
     model: may be empty; the server is then asked, at the first call, which model it serves.
@@ -93,6 +96,13 @@ class RemoteModel:
         if reason is None:
             raise BackendUnavailable(f"{self._url} ended the stream before the answer")
         yield Delta("", reason, usage)
+
+    async def uncached(self, prompt: Prompt, num_read: int) -> int | None:
+        """An estimate: what it has not just read. None for a server whose caches are not ours to share."""
+        if not self._salt:
+            return None
+        unread = [str(message.get("content") or "") for message in prompt.messages[num_read:]]
+        return sum(num_tokens(text) + _TEMPLATE_TOKENS for text in unread)
 
     async def aclose(self) -> None:
         """Close the connections."""

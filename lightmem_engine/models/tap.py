@@ -1,6 +1,6 @@
 """Queries and keys of chosen layers of a causal model, handed out while it reads.
 
-transformers lets a model's attention be any registered function; ours is torch's own, which first shows what it was
+transformers lets a model's attention be any registered function; this one is `attend`, which first shows what it was
 given: after the rotation and with all cached keys, so it is exactly what the attention is computed from.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lightmem_engine.errors import ConfigError
+from lightmem_engine.models.attend import attend
 
 Sink = Callable[[int, torch.Tensor, torch.Tensor], None]
 _NAME, _ATTRIBUTE = "lightmem_tap", "_lightmem_tap"
@@ -64,4 +64,4 @@ def _attend(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Te
     tap: Tap | None = getattr(module, _ATTRIBUTE, None)
     if tap is not None:
         tap.show(module.layer_idx, query, key)
-    return sdpa_attention_forward(module, query, key, value, *args, **more)
+    return attend(module, query, key, value, *args, **more)

@@ -20,6 +20,8 @@ IDEMPOTENCY_HEADER = b"idempotency-key"
 
 Trust = Literal["header", "body", "user"]
 Headers = Mapping[bytes, bytes]
+# Fields of a chat that put more into its prompt than the messages.
+_SHOWN_BESIDE = ("tools", "functions", "documents", "chat_template", "continue_final_message", "mm_processor_kwargs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,16 @@ def read_identity(headers: Headers, body: Mapping[str, Any], trust: Trust, tenan
             budget_ms=memory.budget_ms,
             idempotency_key=check_name("Idempotency-Key", key) if key else None,
             filters=memory.filters,
+            plain=not any(body.get(name) for name in _SHOWN_BESIDE) and _is_plain(body.get("chat_template_kwargs")),
         ),
     )
+
+
+def _is_plain(template_options: Any) -> bool:
+    """Whether these change nothing of what stands in front of the answer."""
+    if not template_options:
+        return True
+    return isinstance(template_options, Mapping) and template_options.keys() <= {"enable_thinking"}
 
 
 def _memory(body: Mapping[str, Any]) -> MemoryBody:

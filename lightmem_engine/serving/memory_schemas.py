@@ -83,6 +83,7 @@ class TurnOptionsBody(Strict):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     budget_ms: float | None = None
     idempotency_key: str | None = None
+    plain: bool = True
     filters: dict[str, Any] | None = None
 
 

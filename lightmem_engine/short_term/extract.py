@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +10,14 @@ from lightmem_engine.errors import InvalidInput, ModelError
 from lightmem_engine.prompts import v1
 from lightmem_engine.protocols import LanguageModel
 from lightmem_engine.protocols_kv import ReadsAhead
+from lightmem_engine.short_term.answers import Said, parse
+from lightmem_engine.short_term.behind import Behind
 from lightmem_engine.short_term.dates import resolve
 from lightmem_engine.short_term.extractive import dated_texts
 from lightmem_engine.types import (
     CacheOwner,
     Completion,
     EntryDraft,
-    Kind,
     Piece,
     Priority,
     Prompt,
@@ -81,7 +81,8 @@ class Extractor:
     """Asks the model under the schema of its mode, at temperature 0.
 
     max_tokens: of one answer. max_input_tokens: compressed tokens shown in one prompt; more is split, a single long
-    turn at its pieces. salt_of: with whom a user's prompts may share caches; None: with everybody's.
+    turn at its pieces. salt_of: with whom a user's prompts may share caches; None: with everybody's. behind: asks
+    behind a conversation that the model has just read, where that costs less; None: never.
     """
 
     model: LanguageModel
@@ -90,6 +91,7 @@ class Extractor:
     max_input_tokens: int = 4096
     priority: Priority = Priority.INGEST
     salt_of: Callable[[Scope], Awaitable[str]] | None = None
+    behind: Behind | None = None
 
     async def extract(self, segments: Sequence[Segment]) -> Extraction:
         """Drafts in the order of the answers; each keeps id, span and event time of the turn that it cites.
@@ -101,7 +103,8 @@ class Extractor:
         result = Extraction()
         salt = await self._salt(segments)
         for lines in _packed(_lines(segments), self.max_input_tokens):
-            result += await self._extract(lines, salt)
+            asked, is_answer = await self._extract_behind(lines, salt)
+            result += asked if is_answer else asked + await self._extract(lines, salt)
         return result
 
     async def read_ahead(self, segments: Sequence[Segment], model: ReadsAhead) -> None:
@@ -120,11 +123,29 @@ class Extractor:
     async def _salt(self, segments: Sequence[Segment]) -> str:
         return await self.salt_of(segments[0].scope) if self.salt_of is not None and segments else ""
 
+    async def _extract_behind(self, lines: Sequence[_Line], salt: str) -> tuple[Extraction, bool]:
+        """Asked behind the conversation itself, where that costs less: what came of it, and whether it is an answer."""
+        if self.behind is None:
+            return Extraction(), False
+        other = Prompt(tuple(v1.extract([line.numbered() for line in lines], self.mode)), salt=salt)
+        prompt = await self.behind.prompt([line.sensed.turn for line in lines], self.mode, other)
+        if prompt is None:
+            return Extraction(), False
+        try:
+            answer = await self._ask(prompt)
+        except InvalidInput:  # longer than the context
+            return Extraction(), False
+        asked = Extraction(num_calls=1, usage=answer.usage)
+        try:
+            return asked + self._drafts(answer, lines), True
+        except ModelError:
+            return asked, False
+
     async def _extract(self, lines: Sequence[_Line], salt: str) -> Extraction:
         turns = [line.numbered() for line in lines]
         messages, schema = v1.extract(turns, self.mode), v1.bounded(self.mode, [turn.text for turn in turns])
         try:
-            answer = await self._ask(messages, schema, salt)
+            answer = await self._ask(Prompt(tuple(messages), schema, salt=salt))
         except InvalidInput:
             halves = _split(lines)
             if halves is None:
@@ -138,11 +159,10 @@ class Extractor:
             return asked + self._drafts(answer, lines)
         except ModelError as error:
             messages = v1.repair(messages, answer.text[:_SHOWN_OF_BAD_ANSWER], str(error))
-            again = await self._ask(messages, schema, salt)
+            again = await self._ask(Prompt(tuple(messages), schema, salt=salt))
             return asked + Extraction(num_calls=1, usage=again.usage) + self._drafts(again, lines)
 
-    async def _ask(self, messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any], salt: str) -> Completion:
-        prompt = Prompt(tuple(messages), schema, salt=salt)
+    async def _ask(self, prompt: Prompt) -> Completion:
         sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
         return (await self.model.generate([prompt], sampling=sampling, priority=self.priority))[0]
 
@@ -157,60 +177,6 @@ class Extractor:
         return Extraction(
             tuple(_draft(item, lines[item.source - 1]) for item in drafts), num_rejected=len(parsed) - len(cited)
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """One item of an answer: a fact, or a relation with its three parts."""
-
-    source: int
-    kind: Kind
-    text: str
-    parts: tuple[tuple[str, str], ...] = ()
-    entities: tuple[str, ...] = ()
-
-
-def parse(text: str, mode: v1.ExtractMode) -> list[Said]:
-    """The items of an answer. Raises `ModelError` for anything but the JSON that the schema describes.
-
-    In event mode an entity is attached to the items that cite the same turn.
-    """
-    try:
-        answer = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"the answer is no JSON: {error}") from error
-    facts = [(item, _words(item, "fact")) for item in _items(answer, "facts")]
-    said = [Said(_ordinal(item), "fact", fact) for item, fact in facts]
-    if mode == "flat":
-        return said
-    named: dict[int, list[str]] = {}
-    for item in _items(answer, "entities"):
-        named.setdefault(_ordinal(item), []).append(_words(item, "name"))
-    for item in _items(answer, "relations"):
-        parts = tuple((key, _words(item, key)) for key in ("subject", "relation", "object"))
-        said.append(Said(_ordinal(item), "relation", " ".join(part for _, part in parts), parts))
-    return [replace(item, entities=tuple(dict.fromkeys(named.get(item.source, ())))) for item in said]
-
-
-def _items(answer: Any, key: str) -> list[Mapping[str, Any]]:
-    items = answer.get(key) if isinstance(answer, dict) else None
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise ModelError(f'the answer has no list "{key}" of objects')
-    return items
-
-
-def _ordinal(item: Mapping[str, Any]) -> int:
-    source = item.get("source")
-    if not isinstance(source, int) or isinstance(source, bool):
-        raise ModelError(f"source must be the number of a turn, got {source!r}")
-    return source
-
-
-def _words(item: Mapping[str, Any], key: str) -> str:
-    words = item.get(key)
-    if not isinstance(words, str) or not words.strip():
-        raise ModelError(f'"{key}" must be text, got {words!r}')
-    return " ".join(words.split())
 
 
 def _draft(said: Said, line: _Line) -> EntryDraft:

@@ -18,7 +18,8 @@ class TurnOptions:
     """What one chat turn asks of memory; None takes the configured value.
 
     session: the caller's name for the conversation; None lets the history tell which one it is.   budget_ms: time for
-    recall.   idempotency_key: the caller's name for this very request; a retry brings the same one.
+    recall.   idempotency_key: the caller's name for this very request; a retry brings the same one.   plain: the model
+    is shown the messages alone, no tools and no template of the caller's.
     """
 
     session: str | None = None
@@ -29,6 +30,7 @@ class TurnOptions:
     budget_ms: float | None = None
     idempotency_key: str | None = None
     filters: Mapping[str, Any] | None = None
+    plain: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,9 @@ def _model_settings(args: argparse.Namespace, config: EngineConfig) -> list[str]
     """How the owner reaches a language model: this vLLM, unless it was given another server."""
     if config.lm.url or config.lm.backend not in ("auto", "remote"):
         return []
-    found = [f"lm.url={_address(args)}", "lm.backend=remote", "lm.disable_thinking=true", "lm.send_salt=true"]
+    found = [f"lm.url={_address(args)}", "lm.backend=remote", "lm.disable_thinking=true"]
+    if args.enable_prefix_caching is not False:
+        found.append("lm.send_salt=true")
     if args.scheduling_policy == "priority":
         found.append("lm.send_priority=true")
     else:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForTokenClassification
 
 from lightmem_engine.errors import ConfigError
-from lightmem_engine.models import packed
+from lightmem_engine.models import laid_out
 from lightmem_engine.models.packed import Captured, PackedBody
 from tests.models import tiny_encoder
 from tests.models.tiny_encoder import Family
@@ -47,7 +47,7 @@ def hidden(body: PackedBody, texts: list[torch.Tensor], **more: Any) -> torch.Te
 def test_logits_equal_those_of_transformers(
     folder: Path, dtype: torch.dtype, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "_ONEDNN", onednn and packed._ONEDNN)
+    monkeypatch.setattr(laid_out, "ONEDNN", onednn and laid_out.ONEDNN)
     model, body, texts = load(folder), PackedBody(load(folder, dtype)), sequences()
     expected = torch.cat([model(ids[None]).logits[0] for ids in texts])
     found = body.classify(hidden(body, texts))

@@ -9,7 +9,8 @@ import pytest
 from lightmem_engine.errors import BackendUnavailable, InvalidInput, ModelError
 from lightmem_engine.models.stub_lm import StubModel
 from lightmem_engine.prompts import v1
-from lightmem_engine.short_term.extract import Extraction, Extractor, parse
+from lightmem_engine.short_term.answers import parse
+from lightmem_engine.short_term.extract import Extraction, Extractor
 from lightmem_engine.types import Completion, Delta, Priority, Prompt, Sampling, Segment, Source, Usage
 from tests.short_term.sensed import segment, sensed
 
