@@ -1,4 +1,4 @@
-"""The attention reduction against what else could compute it, and the encoder against the machine's arithmetic.
+"""The kernels against what else could compute the same, and the encoder against the machine's arithmetic.
 
     python -m bench.bench_kernels [--device cuda] [--small] [--dry]
 
@@ -9,7 +9,8 @@ For each case, milliseconds of one layer's reduction:
 and, beside the ratios, what the machine needs at least: the larger of its products at the measured matmul rate and of
 its inputs at the measured copy rate. Peak memory is above the inputs. The encoder rows are the packed forward of the
 shapes of mBERT and XLM-R large on full windows: tokens per second, and the share of the measured matmul rate
-(operations of the layers, embeddings left out). Rows in bench/results/kernels.csv.
+(operations of the layers, embeddings left out). The choice of words is timed for a batch of full chunks: our kernel,
+the same in torch, and numpy chunk by chunk. Rows in bench/results/kernels.csv.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
+from bench import chosen_words
 from bench.harness import RESULTS, Table
 from lightmem_engine.models.packed import PackedBody
 from lightmem_kernels import library, reference
@@ -199,6 +201,20 @@ def encoders(args: argparse.Namespace, table: Table, clock: Clock, dtype: torch.
         del body
 
 
+def selection(args: argparse.Namespace, table: Table, clock: Clock) -> None:
+    """LLMLingua-2's choice of words."""
+    num_chunks = 16 if args.tiny else 200 if args.small else 5000
+    case = {"device": args.device, "case": "choice of words", "chunks": num_chunks, "tokens": chosen_words.CHUNK_TOKENS}
+    medians = {}
+    for name, call in chosen_words.variants(num_chunks, args.device):
+        found = clock.times(call, 3 if name == "numpy" else args.rounds)
+        medians[name] = float(np.median(found))
+        table.spread(case, name, "ms", found)
+    ours, *others = medians
+    for name in others:
+        table.value(case, f"{ours}, times {name}", "x", medians[name] / medians[ours])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; exit code 1 if a goal was missed on CUDA."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for dtype in dtypes:
         missed += attention(args, table, clock, dtype)
         encoders(args, table, clock, dtype)
+    selection(args, table, clock)
     for problem in missed:
         print(f"bench_kernels: missed: {problem}", file=sys.stderr)
     return 1 if missed else 0

@@ -20,7 +20,7 @@ step() { # SECONDS NAME COMMAND...
 "$python" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "this needs a CUDA device")' || exit 1
 
 step 100 "kernels against double precision" "$python" -m pytest -q -m gpu tests/kernels tests/models
-step 130 "kernels, encoder" "$python" -m bench.bench_kernels --device cuda
+step 130 "kernels (attention, choice of words), encoder" "$python" -m bench.bench_kernels --device cuda
 step 130 "sensory pass" "$python" -m bench.bench_sensory --device cuda --tokens 40 510 --users 64 --long-users 64
 step 50 "update queue" "$python" -m bench.bench_queue --device cuda --entries 4000,100000
 step 60 "recall" "$python" -m bench.bench_search --device cuda --embedder minilm --entries 100000 --searches 100

@@ -1,4 +1,4 @@
-"""Attention reductions and similarity search behind one door.
+"""Attention reductions, selection of words and similarity search behind one door.
 
 The public functions pick an implementation per call; callers never ask which one runs. `LIGHTMEM_KERNELS` says what
 may be picked: `auto` (the fastest for the tensor's device), `reference` (plain torch), `library` (attention of torch
@@ -17,12 +17,18 @@ import torch
 
 from lightmem_kernels import reference
 
-__all__ = ["Direction", "Mode", "implementation", "segment_attention", "similarity_topk"]
+__all__ = ["Direction", "Mode", "implementation", "keep_words", "segment_attention", "similarity_topk"]
 
 _SEGMENT_ATTENTION = {
     "reference": "lightmem_kernels.reference",
     "library": "lightmem_kernels.library",
     "triton": "lightmem_kernels.triton_attention",
+}
+
+_KEEP_WORDS = {
+    "reference": "lightmem_kernels.selection",
+    "library": "lightmem_kernels.selection",
+    "triton": "lightmem_kernels.triton_selection",
 }
 
 Mode = Literal["matrix", "adjacent", "received"]
@@ -93,6 +99,49 @@ def segment_attention(
     chosen = importlib.import_module(_SEGMENT_ATTENTION[implementation(q.device.type, q.dtype)])
     result: torch.Tensor = chosen.segment_attention(
         q, k, lse, seg_q, seg_k, cu_q, cu_k, causal=causal, mode=mode, accumulate_into=accumulate_into
+    )
+    return result
+
+
+def keep_words(
+    probabilities: torch.Tensor,
+    places: torch.Tensor,
+    starts: torch.Tensor,
+    lengths: torch.Tensor,
+    weights: torch.Tensor,
+    bounds: torch.Tensor,
+    ranks: torch.Tensor,
+    fractions: torch.Tensor,
+    from_above: torch.Tensor,
+    is_double: torch.Tensor,
+) -> torch.Tensor:
+    """Per word of packed chunks whether it lies above a weighted percentile of its chunk; the same bits everywhere.
+
+    A word's value is the mean of its tokens: their sum from left to right in float32, over their number. A chunk's
+    threshold lies between the values of two neighbouring ranks, each value counted as often as its word weighs. A word
+    stays if its value is above the threshold, or if both are 1. With a value that is no number in a chunk, none stays.
+
+    Args:
+        probabilities: float32 [T], from 0 to 1, of tokens.
+        places: integer [t], for every token of a word where its probability stands; -1 for one that counts as 1.
+        starts, lengths: integer [W], the first of a word's tokens in `places`, and how many there are, at least one.
+        weights: integer [W], not negative.
+        bounds: integer [C + 1], where each chunk begins and ends among the words; on the CPU it spares a wait for the
+            device. The weights of a chunk add up to more than its rank.
+        ranks: integer [C], counted from 0, the rank below the threshold; above the last one there is the last one.
+        fractions: float64 [C], how far the threshold is from the lower value or, `from_above`, from the higher one, in
+            steps from value to value.
+        from_above: bool [C].   is_double: bool [C], whether the threshold is computed in float64, else in float32.
+
+    Returns bool [W].
+
+    Raises:
+        ValueError: shapes or dtypes disagree.
+        RuntimeError: `LIGHTMEM_KERNELS` names an implementation this build lacks.
+    """
+    chosen = importlib.import_module(_KEEP_WORDS[implementation(probabilities.device.type)])
+    result: torch.Tensor = chosen.keep_words(
+        probabilities, places, starts, lengths, weights, bounds, ranks, fractions, from_above, is_double
     )
     return result
 

@@ -12,9 +12,10 @@ from lightmem_engine.errors import ConfigError
 from lightmem_engine.models.checkpoint import locate
 from lightmem_engine.models.encoder import Encoder
 from lightmem_engine.models.gpt_tokens import load_counter
+from lightmem_engine.models.lingua_device import Asked, can_choose, choose, chooses
 from lightmem_engine.models.lingua_options import LinguaOptions
-from lightmem_engine.models.lingua_plan import MAX_CHUNK_TOKENS, Chunk, Planner
-from lightmem_engine.models.lingua_select import Compressed, Probabilities, select
+from lightmem_engine.models.lingua_plan import MAX_CHUNK_TOKENS, Chunk, Planner, reduction
+from lightmem_engine.models.lingua_select import Compressed, Read, select
 from lightmem_engine.models.lingua_tables import LinguaVocabulary, SpecialTokens
 from lightmem_engine.models.llmlingua import LlmLinguaClassifier
 
@@ -84,17 +85,39 @@ class MessageCompressor:
     def compress(self, calls: Sequence[Sequence[str]], options: LinguaOptions) -> list[Compressed]:
         """One outcome per call; a call is a list of contexts, as in the package's `compress_prompt`."""
         plans = self._planner.plan(calls, options)
-        read = iter(self._read([chunk for plan in plans for chunks in plan.chunks for chunk in chunks]))
-        probabilities = [[[next(read) for _ in chunks] for chunks in plan.chunks] for plan in plans]
-        return [select(self._planner, plan, own, options) for plan, own in zip(plans, probabilities, strict=True)]
+        chunks, shares = [], []
+        for plan in plans:
+            own = [chunk for group in plan.chunks for chunk in group]
+            chunks += own
+            is_alone = not self._planner.has_filter(plan.contexts, options)
+            shares += [reduction(options, plan.num_tokens) if is_alone else None] * len(own)
+        read = iter(self._read(chunks, shares, options))
+        found: list[list[list[Read]]] = [[[next(read) for _ in group] for group in plan.chunks] for plan in plans]
+        return [select(self._planner, plan, own, options) for plan, own in zip(plans, found, strict=True)]
 
     @torch.inference_mode()
-    def _read(self, chunks: Sequence[Chunk]) -> list[Probabilities]:
-        """The probability of keeping each token of each chunk, in the order of the chunks."""
-        found: list[Probabilities] = [np.zeros(0, np.float32)] * len(chunks)
+    def _read(self, chunks: Sequence[Chunk], shares: Sequence[float | None], options: LinguaOptions) -> list[Read]:
+        """What the model says of each chunk, in the order of the chunks: on a GPU which words stay, where only that is
+        asked. shares: to drop of each; None where its probabilities are needed."""
+        found: list[Read] = [np.zeros(0, np.float32)] * len(chunks)
+        on_device = chooses(self._encoder.device)
         for batch in self._encoder.batches([chunk.ids for chunk in chunks], [chunk.visible for chunk in chunks]):
             logits = self._encoder.body.classify(self._encoder.hidden(batch))
-            keep = logits.softmax(-1)[:, 1].cpu().numpy()
-            for row, own in zip(batch.rows, np.split(keep, np.cumsum(batch.lengths)[:-1]), strict=True):
-                found[row] = own
+            keep = logits.softmax(-1)[:, 1]
+            offsets = np.cumsum([0, *batch.lengths])
+            asked = {
+                row: Asked(words, int(offset), share)
+                for row, offset in zip(batch.rows, offsets, strict=False)
+                if on_device
+                and (share := shares[row]) is not None
+                and (words := chunks[row].words) is not None
+                and can_choose(words, options)
+            }
+            for row, flags in zip(asked, choose(keep, [*asked.values()], options), strict=True):
+                found[row] = flags
+            if len(asked) < len(batch.rows):
+                parts = np.split(keep.cpu().numpy(), offsets[1:-1])
+                for row, own in zip(batch.rows, parts, strict=True):
+                    if row not in asked:
+                        found[row] = own
         return found

@@ -18,6 +18,7 @@ from lightmem_engine.models.lingua_plan import Chunk, Plan, Planner, Words, redu
 from lightmem_engine.models.lingua_tables import Flags
 
 Probabilities = npt.NDArray[np.float32]
+Read = Probabilities | Flags  # of a chunk: the probability of each token or, chosen already, whether each word stays
 Status = Literal["compressed", "empty", "no words", "broken word", "empty context"]
 
 
@@ -53,10 +54,9 @@ class _Refused(Exception):
         self.status: Status = status
 
 
-def select(
-    planner: Planner, plan: Plan, probabilities: Sequence[Sequence[Probabilities]], options: LinguaOptions
-) -> Compressed:
-    """The text of a call. `probabilities`: float32 [T] per chunk of each context, as in `plan.chunks`."""
+def select(planner: Planner, plan: Plan, probabilities: Sequence[Sequence[Read]], options: LinguaOptions) -> Compressed:
+    """The text of a call. `probabilities`: per chunk of each context, as in `plan.chunks`, float32 [T] of its tokens or
+    bool [w] of its words."""
     try:
         if planner.has_filter(plan.contexts, options):
             found = _of_many(planner, plan, probabilities, options)
@@ -74,9 +74,7 @@ def select(
 _Found = list[tuple[str, tuple[tuple[str, bool], ...]]]
 
 
-def _of_many(
-    planner: Planner, plan: Plan, probabilities: Sequence[Sequence[Probabilities]], options: LinguaOptions
-) -> _Found:
+def _of_many(planner: Planner, plan: Plan, probabilities: Sequence[Sequence[Read]], options: LinguaOptions) -> _Found:
     """Contexts compete first; what is left of them is then compressed."""
     scores = [_context_score(*pair, options) for pair in zip(plan.chunks, probabilities, strict=True)]
     if not scores:
@@ -108,9 +106,7 @@ def _context_rate(plan: Plan, options: LinguaOptions) -> float:
     return rate
 
 
-def _context_score(
-    chunks: Sequence[Chunk], probabilities: Sequence[Probabilities], options: LinguaOptions
-) -> np.float32:
+def _context_score(chunks: Sequence[Chunk], probabilities: Sequence[Read], options: LinguaOptions) -> np.float32:
     """The plain mean of a context's words; weights and forced tokens do not count."""
     scores = [
         _word_scores(_words(chunk), own, options, for_context=True).values
@@ -127,7 +123,7 @@ def _tokens_of(
     planner: Planner,
     plan: Plan,
     kept: Sequence[int],
-    probabilities: Sequence[Sequence[Probabilities]],
+    probabilities: Sequence[Sequence[Read]],
     share: float,
     options: LinguaOptions,
 ) -> _Found:
@@ -142,7 +138,7 @@ def _tokens_of(
             words = _words(chunk)
             if not words.texts:
                 raise _Refused("no words")
-            keep = keep_words(words, own, share, options)
+            keep: list[bool] = own.tolist() if own.dtype == np.bool_ else keep_words(words, own, share, options)
             parts.append(planner.vocabulary.join([text for text, flag in zip(words.texts, keep, strict=True) if flag]))
             shown = (
                 (text.lstrip("\u2581") for text in words.texts)

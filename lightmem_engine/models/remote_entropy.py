@@ -27,7 +27,9 @@ class RemoteEntropyClassifier:
         self.max_tokens = _MAX_TOKENS
         self._model = model
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout_seconds)
+        # Nobody tells a classifier that it is no longer wanted, so no connection is left open between windows.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout_seconds, limits=limits)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """About how many tokens each text has; the server's tokenizer is not at hand."""
@@ -92,6 +94,9 @@ class RemoteEntropyClassifier:
 
 def _mean(starts: Any, surprise: Any, start: int, end: int) -> float:
     """Of the tokens that reach into characters [start, end) of the prompt; nan if there are none."""
-    first = max(0, int(np.searchsorted(starts, start, side="right")) - 1)
+    first = int(np.searchsorted(starts, start, side="left"))
+    # A character may take several tokens, which then begin at the same place; and a token may begin before the word.
+    if first and (first == len(starts) or starts[first] > start):
+        first -= 1
     last = int(np.searchsorted(starts, end, side="left"))
     return float(surprise[first:last].mean()) if first < last else float("nan")

@@ -47,7 +47,7 @@ def figures(program: Any) -> dict[str, int]:
         code = _dump("-sass", file.name)
         usage = re.search(r"REG:(\d+)", _dump("-res-usage", file.name))
     assert usage is not None
-    counts = {name: len(re.findall(rf"\b{name}\b", code)) for name in ("LDL", "STL", "HGMMA", "HMMA")}
+    counts = {name: len(re.findall(rf"\b{name}\b", code)) for name in ("LDL", "STL", "HGMMA", "HMMA", "DFMA")}
     return {"shared": program.metadata.shared, "registers": int(usage[1]), **counts}
 
 

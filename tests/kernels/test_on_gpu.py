@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 import torch
 
-from lightmem_kernels import Mode, library, reference, segment_attention, similarity_topk, triton_attention
+from lightmem_engine.models.lingua_options import LinguaOptions
+from lightmem_kernels import (
+    Mode,
+    keep_words,
+    library,
+    reference,
+    segment_attention,
+    selection,
+    similarity_topk,
+    triton_attention,
+)
+from tests.kernels.selection_cases import chunk, disagreements
 from tests.kernels.test_segment_attention import packed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -78,6 +90,16 @@ def test_offsets_beyond_two_billion_elements() -> None:
     far = run(k, [0, 0, 64], [0, tokens - 64, tokens])[1]
     near = run(own, [0, 64], [0, 64])[0]
     torch.testing.assert_close(far, near, atol=1e-4, rtol=1e-4)
+
+
+def test_words_are_chosen_as_numpy_does() -> None:
+    """Also where values are a rounding apart, and thousands of chunks are in flight together."""
+    for seed, token_to_word in enumerate(("mean", "first") * 4):
+        rng = random.Random(seed)
+        cases = [chunk(rng, 500 if i % 100 == 0 else 60) for i in range(1000)]
+        options = LinguaOptions(token_to_word="first" if token_to_word == "first" else "mean")
+        for keep in (keep_words, selection.keep_words):
+            assert disagreements(cases, options, "cuda", keep) == []
 
 
 def test_similarity_search_agrees_with_the_cpu() -> None:

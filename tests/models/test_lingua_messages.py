@@ -15,7 +15,7 @@ from lightmem_engine.config import EmbedderConfig, EngineConfig
 from lightmem_engine.config_sensory import ClassifierConfig, CompressConfig
 from lightmem_engine.errors import BackendUnavailable, ConfigError
 from lightmem_engine.loading import load_encoders
-from lightmem_engine.models import gpt_tokens, lingua_messages
+from lightmem_engine.models import gpt_tokens, lingua_device, lingua_messages
 from lightmem_engine.models.checkpoint import locate
 from lightmem_engine.models.encoder import Encoder
 from lightmem_engine.models.lingua_messages import MessageCompressor
@@ -64,6 +64,40 @@ def test_neighbours_in_the_batch_change_nothing(folder: Path) -> None:
     rng = random.Random(3)
     messages = [message(rng) for _ in range(40)]
     assert ours.shorten(messages) == [ours.shorten([text])[0] for text in messages]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        LinguaOptions(rate=0.6),
+        LinguaOptions(rate=0.33, token_to_word="first", force_tokens=(".", "the"), force_reserve_digit=True),
+        LinguaOptions(target_token=12),
+        LinguaOptions(rate=0.5, force_tokens=("\n", "."), drop_consecutive=True),
+        LinguaOptions(rate=0.5, use_context_level_filter=False),
+        LinguaOptions(rate=1.0),
+    ],
+    ids=["rate", "first token", "target", "consecutive", "no filter", "all"],
+)
+def test_words_chosen_where_the_model_ran_are_the_same(
+    folder: Path, options: LinguaOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU does, by plain torch: single texts are chosen from there, contexts that compete are not."""
+    ours = compressor(folder)
+    rng = random.Random(11)
+    calls = [[message(rng) for _ in range(1 if i % 8 else 3)] for i in range(48)] + [["\u2603"], [""]]
+    expected = ours.compress(calls, options)
+    asked: list[int] = []
+
+    def counted(probabilities: Any, chunks: Any, options: LinguaOptions) -> Any:
+        asked.append(len(chunks))
+        return lingua_device.choose(probabilities, chunks, options)
+
+    monkeypatch.setattr(lingua_messages, "choose", counted)
+    monkeypatch.setenv("LIGHTMEM_KERNELS", "library")
+    assert ours.compress(calls, options) == expected
+    is_refused = options.drop_consecutive or options.rate == 1
+    assert (sum(asked) == 0) == is_refused
+    assert is_refused or sum(asked) >= 41
 
 
 def test_nothing_visible_is_lost_altogether(folder: Path) -> None:

@@ -85,6 +85,14 @@ def test_words_get_the_servers_cross_entropy(server: Server) -> None:
     assert (body["model"], body["echo"], body["logprobs"]) == ("theirs", True, 0)
 
 
+def test_a_character_of_several_tokens_counts_with_all_of_them(server: Server) -> None:
+    """As vLLM answers: the tokens of such a character begin at the same place."""
+    logprobs = {"text_offset": [0, 1, 1, 1, 2, 3], "token_logprobs": [None, -1.0, -2.0, -6.0, -5.0, -99.0]}
+    server.answer = {"choices": [{"logprobs": logprobs}]}
+    (scores,) = RemoteEntropyClassifier(server.url, "m").score([Window(("a\u91cc\u65af",))])
+    assert [(w.start, w.end, w.keep) for w in scores.words[0]] == [(0, 1, 0.0), (1, 2, 3.0), (2, 3, 5.0)]
+
+
 def test_the_server_of_the_language_model_is_asked(server: Server) -> None:
     settings = ["classifier.source=entropy", f"lm.url={server.url}", "lm.model=mine", "device.kind=cpu"]
     classifier = load_encoders(load(settings=[*settings, "embedder.stub=true"]).config).classifier

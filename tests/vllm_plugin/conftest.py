@@ -34,7 +34,8 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
     if not HAS_VLLM:
         pytest.skip(NO_VLLM)
     directory = tmp_path_factory.mktemp("vllm")
-    shared = ("--api-server-count", "2", "--enable-log-requests", *FAST, *TOOLS, *DETAILS)
+    # In float32, so that what it says of its probabilities can be held against another's.
+    shared = ("--api-server-count", "2", "--enable-log-requests", "--dtype", "float32", *FAST, *TOOLS, *DETAILS)
     arguments = (*shared, "--keys", str(keys_file(directory)))
     with VllmServer(directory, *arguments) as server:
         yield server
