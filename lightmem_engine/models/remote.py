@@ -32,9 +32,9 @@ class RemoteModel:
     """Speaks `POST {url}/chat/completions`; at most `max_concurrency` requests are in flight.
 
     send_priority: put our priority into the body, which only servers with priority scheduling accept.
-    send_salt: put a salt into the body, which vLLM accepts: the prompt's own, with which it shares caches with the chats
-        of its user, or else one of this process, so that no other client of the server can find out from the time of
-        an answer what was asked here.
+    send_salt: put a salt into the body, which vLLM accepts: the prompt's own, with which it shares the caches of its
+        user's chats, or else one of this process, so that no other client of the server can find out from the time
+        of an answer what was asked here.
     template_options: sent as `chat_template_kwargs`, e.g. {"enable_thinking": False}; None sends nothing, because
         servers other than vLLM may refuse the field.
     model: may be empty; the server is then asked, at the first call, which model it serves.
