@@ -19,7 +19,7 @@ from lightmem_engine.training import exam
 from lightmem_engine.training.examples import LEVELS
 from lightmem_engine.types import Priority, Prompt, Sampling
 
-_MAX_TOKENS = {"extract": 600, "decide": 300}
+_MAX_TOKENS = {"extract": 600, "decide": 300, "alike": 300}
 _MAX_ANSWER_TOKENS = 48
 
 
@@ -57,6 +57,7 @@ def items(size: float, seed: str) -> list[exam.Item]:
         *exam.questions(20, many(30), known=False, seed=seed),
         *exam.structured("decide", many(30), seed=seed, level=level),
         *exam.structured("extract", many(20), seed=seed, level=level),
+        *exam.structured("alike", many(40), seed=seed, level=level),
     ]
 
 
@@ -73,10 +74,12 @@ def marks(answers: Sequence[Answered]) -> dict[str, float]:
         updated = [answer for answer in some if answer.item.is_updated]
         if updated:
             result[f"{section} updated"] = _share(answer.text == answer.item.wanted for answer in updated)
-    return {**result, **_decisions(sections.get("decide", [])), **_facts(sections.get("extract", []))}
+    for section in ("decide", "alike"):
+        result |= _decisions(section, sections.get(section, []))
+    return result | _facts(sections.get("extract", []))
 
 
-def _decisions(answers: Sequence[Answered]) -> dict[str, float]:
+def _decisions(section: str, answers: Sequence[Answered]) -> dict[str, float]:
     right = acted = wanted = valid = 0
     for answer in answers:
         parsed = _parsed(answer)
@@ -87,10 +90,10 @@ def _decisions(answers: Sequence[Answered]) -> dict[str, float]:
     if not answers:
         return {}
     return {
-        "decide actions": acted / wanted,
-        "decide exact": right / wanted,
-        "decide valid": valid / len(answers),
-        "num_decisions": wanted,
+        f"{section} actions": acted / wanted,
+        f"{section} exact": right / wanted,
+        f"{section} valid": valid / len(answers),
+        f"num_{section}": wanted,
     }
 
 

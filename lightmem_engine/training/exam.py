@@ -47,7 +47,7 @@ def questions(num_lines: int, count: int, *, known: bool, seed: str) -> Iterator
 
 
 def structured(task: str, count: int, *, seed: str, level: Level) -> Iterator[Item]:
-    """Items of `decide` or `extract`."""
+    """Items of `decide`, `alike` or `extract`."""
     for i in range(count):
         made = example(task, f"exam {seed} {i}", "held_out", level)
         yield Item(task, made.messages[:-1], str(made.messages[-1]["content"]), made.schema)

@@ -30,7 +30,13 @@ def figures() -> Mapping[str, float]:
     ("figure", "least"),
     [
         *(("answer@10", 0.9), ("answer@20", 0.8), ("refuse@10", 0.9), ("refuse@20", 0.9)),
-        *(("facts F1", 0.85), ("facts grounded", 0.98), ("facts valid", 1.0), ("decide exact", 0.9)),
+        *(
+            ("facts F1", 0.85),
+            ("facts grounded", 0.98),
+            ("facts valid", 1.0),
+            ("decide exact", 0.9),
+            ("alike exact", 0.9),
+        ),
     ],
 )
 def test_it_answers_refuses_extracts_and_decides(figures: Mapping[str, float], figure: str, least: float) -> None:
