@@ -131,7 +131,8 @@ class Consolidator:
         plan = _Plan(fresh, {note.id: note for note in notes}, failed={id for pair in failed for id in pair})
         readings = [rules.read(note) for note in notes]
         new = {note.id for note in fresh}
-        plan.decisions = rules.decide(readings, new, known, may_supersede=run.mode == "rules")
+        may_supersede = run.mode == "rules" or self._means.reach.is_small
+        plan.decisions = rules.decide(readings, new, known, may_supersede=may_supersede)
         if plan.decisions or run.mode == "rules":
             return plan
         wanted: dict[int, list[int]] = {}
