@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+from lightmem_engine.text import STOPWORDS
 
 _FAMILY = """
     mother mum mom father dad parent parents grandmother grandma granny grandfather grandpa grandparents sister brother
@@ -21,13 +24,19 @@ _IS_IN_SHORT = "it that this he she what who where here there let how when why e
 FAMILY = frozenset(_FAMILY.split())
 PEOPLE = FAMILY.union(_OTHERS.split())
 NO_OWNERS = frozenset(_IS_IN_SHORT.split())
+# What opens a sentence before a verb and is no name.
+_NOBODY = "someone somebody anyone anybody everyone everybody people nothing something"
+_VERB = re.compile(
+    r"\w+(?:ed|s)|has|had|went|got|took|can|cannot|will|must|may|left|came|gave|bought|paid|saw|met|told|said"
+)
 _DETERMINERS = frozenset(("my", "our", "the", "a", "an"))
+_NO_NAMES = STOPWORDS.union(_NOBODY.split())
 OWN = frozenset(("i", "my", "me", "mine", "we", "our", "us"))
 
 
 def subject(words: Sequence[str]) -> str | None:
     """Whom a sentence is about, as far as single words tell: "i", somebody of the family ("sister", "anna's sister"),
-    somebody with a name whose thing it is ("anna"); None if it names nobody.
+    somebody with a name ("anna's car", "anna went"); None if it names nobody.
 
     words: lower-cased, without punctuation. Who says "I" first is the one it is about, whoever else comes in.
     """
@@ -41,7 +50,9 @@ def subject(words: Sequence[str]) -> str | None:
             return f"{before} {person}"
         if _owns(word) and before not in _DETERMINERS and after.removesuffix("'s") not in FAMILY:
             return person
-    return "i" if OWN.intersection(words) else None
+    if OWN.intersection(words):
+        return "i"
+    return words[0] if len(words) > 2 and words[0] not in _NO_NAMES and _VERB.fullmatch(words[1]) else None
 
 
 def _owns(word: str) -> bool:

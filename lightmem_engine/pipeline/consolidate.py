@@ -146,7 +146,7 @@ class Consolidator:
             older, newer = notes[target], notes[source]
             if ({older.id, newer.id} & new) and (older.id, newer.id) not in failed and not known(older, newer):
                 wanted.setdefault(target, []).append(source)
-        plan.parts = cut(notes, wanted, self._means.reach.max_notes)
+        plan.parts = cut(notes, wanted, self._means.reach.max_notes, singly=self._means.reach.is_small)
         return plan
 
     def _matters(self, target: rules.Reading, source: rules.Reading) -> bool:

@@ -21,9 +21,9 @@ Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
 @dataclass(frozen=True, slots=True)
 class Reach:
     """What a model that decides is asked about. max_notes: in one prompt.   threshold: lowest cosine of a pair.
-    is_small: its calls cost next to nothing, and it is easily confused. It is asked about pairs that have no word in
-    common, too, but not about those that are about different things in so many words, nor about corrections that
-    rules can see."""
+    is_small: its calls cost next to nothing, and it is easily confused. It is asked about one entry at a time, about
+    pairs that have no word in common, too, but not about those that are about different things in so many words, nor
+    about corrections that rules can see."""
 
     max_notes: int
     threshold: float

@@ -21,9 +21,11 @@ class Part:
         return sum(map(len, self.sources.values()))
 
 
-def cut(notes: Sequence[SleepNote], sources: Mapping[int, Sequence[int]], most: int) -> list[Part]:
+def cut(
+    notes: Sequence[SleepNote], sources: Mapping[int, Sequence[int]], most: int, *, singly: bool = False
+) -> list[Part]:
     """Parts of at most `most` notes, in order of their earliest target. A component that fits is in one part, beside
-    others if there is room; one with more notes is cut between targets.
+    others if there is room; one with more notes is cut between targets. singly: a part for each target.
 
     notes: all entries of a user, the earliest first.   sources: row of a target -> rows of its sources, the most
     similar first; of more than `most` - 1 the last are left for another time.
@@ -32,9 +34,9 @@ def cut(notes: Sequence[SleepNote], sources: Mapping[int, Sequence[int]], most: 
     chosen: dict[int, tuple[int, ...]] = {}
     for component in _components(sources):
         own = {target: tuple(sources[target][: most - 1]) for target in component}
-        together = [own] if len(_rows(own)) <= most else [{target: rows} for target, rows in own.items()]
-        for piece in together:
-            if len(_rows(chosen) | _rows(piece)) > most:
+        is_whole = not singly and len(_rows(own)) <= most
+        for piece in [own] if is_whole else [{target: rows} for target, rows in own.items()]:
+            if chosen and (singly or len(_rows(chosen) | _rows(piece)) > most):
                 parts.append(_part(notes, chosen))
                 chosen = {}
             chosen |= piece

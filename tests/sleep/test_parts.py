@@ -26,6 +26,16 @@ def test_what_has_nothing_in_common_shares_a_prompt_as_far_as_there_is_room() ->
     assert [len(part.notes) for part in cut(NOTES, wanted, 2)] == [2] * 10
 
 
+def test_targets_can_be_asked_about_one_at_a_time() -> None:
+    parts = cut(NOTES, {0: [5], 2: [5, 7], 3: [8, 9, 10, 11]}, 4, singly=True)
+    assert [[one.id for one in part.notes] for part in parts] == [
+        ["e0", "e5"],
+        ["e2", "e5", "e7"],
+        ["e3", "e8", "e9", "e10"],
+    ]
+    assert all(list(part.sources) == [0] for part in parts)
+
+
 def test_a_large_component_is_cut_between_targets() -> None:
     parts = cut(NOTES, {n: [n + 1] for n in range(9)}, 4)
     assert all(len(part.notes) <= 4 for part in parts)

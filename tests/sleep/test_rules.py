@@ -123,9 +123,9 @@ def test_decisions_are_about_an_older_and_a_newer_entry(texts: list[str]) -> Non
         ("My sister was at the opera.", "I was at the opera.", True),
         ("I live in Rome.", "My job is nurse.", True),
         ("I live in Rome.", "I moved to Bonn.", False),
-        ("I live in Rome. Rome was wet all week.", "My sister moved to Bonn.", False),
+        ("I live in Rome. The whole week was wet.", "My sister moved to Bonn.", False),
         ("My sister hates rain.", "My sister cannot stand snow.", False),
-        ("Rome was lovely.", "My sister moved to Bonn.", False),
+        ("The opera in Rome was lovely.", "My sister moved to Bonn.", False),
     ],
 )
 def test_what_is_about_somebody_or_something_else(older: str, newer: str, is_apart: bool) -> None:
