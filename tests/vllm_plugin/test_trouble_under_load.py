@@ -42,8 +42,9 @@ class Load:
         self._is_over = threading.Event()
         self._threads = [threading.Thread(target=self._talk) for _ in range(NUM_TALKERS)]
 
-    def until(self, what: str, seen: Seen, *, times: int = 3) -> None:
-        """Wait for so many turns of a kind, of those that end from now on."""
+    def until(self, what: str, seen: Seen, *, times: int = NUM_TALKERS + 1) -> None:
+        """Wait for so many turns of a kind, of those that end from now on: one more than there are talkers, so that one
+        at least has begun since."""
         start, deadline = len(self.turns), time.monotonic() + PATIENCE_SECONDS
         while sum(map(seen, self.turns[start:])) < times:
             assert time.monotonic() < deadline, (what, Counter((t.stored, t.degraded) for t in self.turns[start:]))
@@ -100,8 +101,8 @@ def _kill(vllm: VllmServer, load: Load) -> None:
     owner = vllm.owner()
     os.kill(owner, signal.SIGKILL)
     load.until("no owner", lambda turn: turn.degraded == "engine_down", times=1)
+    _soon(vllm, lambda: vllm.owner() != owner)
     load.until("another owner", _is_well)
-    assert vllm.owner() != owner
 
 
 def _damage(vllm: VllmServer, load: Load) -> None:
