@@ -174,8 +174,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 self._turn_off(f"the KV cache of {name} is not laid out by blocks: {tuple(cache.shape)}")
                 return
         self._mover = BlockMover(store, self._link, self._fingerprint, self._rates, kv_caches)
-        following = {"allow": store.allow, "forbid": store.forbid, "forget": store.forbid_all}
-        self._follower = Follower(self._link, **following, settled=self._mover.settle)
+        allow, forbid, forget, settled = store.allow, store.forbid, store.forbid_all, self._mover.settle
+        self._follower = Follower(self._link, allow=allow, forbid=forbid, forget=forget, settled=settled)
 
     def bind_connector_metadata(self, connector_metadata: Any) -> None:
         """A step begins."""
