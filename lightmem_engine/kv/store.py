@@ -235,7 +235,7 @@ class KVStore:
                 return "disk_full"
             self._missed(error)
             return "io"
-        except BaseException:  # what filled it failed: the charge must not stay
+        except BaseException:  # what filled it failed, or the process is ending: the charge must not stay. Raised on
             self._discard(span.key)
             raise
         return ""

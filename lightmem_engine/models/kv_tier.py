@@ -199,7 +199,9 @@ class KVTier:
                 continue
             try:
                 self._keep(item)
-            except Exception as error:  # noqa: BLE001  a cache that is not kept is computed again
+            # Of all kinds: the thread serves everybody, and ends with whatever it lets through; then nothing would be
+            # kept any more, and an erasure would wait for it for ever. What it was is counted and logged.
+            except Exception as error:  # noqa: BLE001
                 self.store.counters.count("errors", reason=type(error).__name__)
                 complain(logger, "a KV cache was not kept", error)
 

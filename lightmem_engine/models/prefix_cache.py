@@ -17,7 +17,8 @@ Tokens = npt.NDArray[np.int64]
 class PrefixCache:
     """The least recently used go first when `max_bytes` is exceeded. Used from one thread only.
 
-    Only prompts of the same salt share anything: another user's equal words are not found.
+    Only prompts of the same salt share anything: another user's equal words are not found. Of a thread of conversation
+    one cache is held: a branch that was superseded leaves when the one in its place has been read.
 
     A stored cache is never handed out: `match` copies the shared part, because generation appends in place.
     """
@@ -25,7 +26,7 @@ class PrefixCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
-        self._entries: OrderedDict[int, tuple[Tokens, Any, int, str]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[Tokens, Any, int, str, int]] = OrderedDict()
         self._next_key = 0
 
     def __len__(self) -> int:
@@ -44,8 +45,9 @@ class PrefixCache:
         """How many tokens `match` would find."""
         return self._best(tokens, salt)[0]
 
-    def put(self, tokens: Sequence[int], cache: Any, salt: str = "") -> None:
-        """Take over a cache that holds exactly these tokens; entries that are a prefix of it are dropped.
+    def put(self, tokens: Sequence[int], cache: Any, salt: str = "", thread: int = 0) -> None:
+        """Take over a cache that holds exactly these tokens; entries that are a prefix of it are dropped, and others of
+        its thread of conversation, if it belongs to one.
 
         One that is itself a prefix of an entry, or larger than the whole budget, is not kept.
         """
@@ -53,16 +55,20 @@ class PrefixCache:
         size = num_bytes(cache)
         if not len(kept) or size > self.max_bytes:
             return
-        for key, (stored, _, _, owner) in list(self._entries.items()):
-            if owner != salt:
-                continue
-            shared = _common(stored, kept)
-            if shared == len(kept):
+        same_salt = {key: entry for key, entry in self._entries.items() if entry[3] == salt}
+        shared = {key: _common(entry[0], kept) for key, entry in same_salt.items()}
+        for key, length in shared.items():
+            if length == len(kept):
                 self._entries.move_to_end(key)
                 return
-            if shared == len(stored):
+        for key, (stored, _, _, _, other) in same_salt.items():
+            if shared[key] == len(stored):
+                thread = thread or other  # what goes on behind a conversation goes with it
                 self._drop(key)
-        self._entries[self._next_key] = (kept, cache, size, salt)
+        for key, entry in same_salt.items():
+            if thread and entry[4] == thread and key in self._entries:
+                self._drop(key)
+        self._entries[self._next_key] = (kept, cache, size, salt, thread)
         self._next_key += 1
         self.num_bytes += size
         while self.num_bytes > self.max_bytes:
@@ -76,7 +82,7 @@ class PrefixCache:
     def _best(self, tokens: Sequence[int], salt: str) -> tuple[int, int]:
         wanted = np.asarray(tokens[:-1], dtype=np.int64)
         best, best_key = 0, -1
-        for key, (stored, _, _, owner) in self._entries.items():
+        for key, (stored, _, _, owner, _) in self._entries.items():
             shared = _common(stored, wanted) if owner == salt else 0
             if shared > best:
                 best, best_key = shared, key

@@ -209,7 +209,9 @@ class QwenModel:
         if self.kept is not None and prompt.owner is not None and prompt.salt:
             kept = prompt.owner, stable_length(self._tokenizer, prompt, tokens)
         opening = opened_thought(text)
-        run = Run(self, tokens, prompt.schema, sampling, opening=opening, salt=prompt.salt, kept=kept)
+        thread = prompt.owner.thread if prompt.owner is not None else 0
+        known = (self, tokens, prompt.schema, sampling)
+        run = Run(*known, opening=opening, salt=prompt.salt, kept=kept, thread=thread)
         if is_chat and self._reader is not None:
             run.watch = self._reader.begin(prompt.messages, text, self._offsets(text))
         return run

@@ -37,13 +37,15 @@ class Run:
         opening: str = "",
         salt: str = "",
         kept: tuple[CacheOwner, int] | None = None,
+        thread: int = 0,
     ) -> None:
         """opening: text that the template has already written on the model's behalf.   salt: see `Prompt`.   kept:
-        whose the cache of the first so many tokens is, if it is to be kept."""
+        whose the cache of the first so many tokens is, if it is to be kept.   thread: of conversation, 0 for none."""
         self.prompt = prompt
         self.salt = salt
         self._owner = owner
         self._kept = kept
+        self._thread = thread
         self._generated: list[int] = []
         self._opening = opening
         self._sampler = Sampler(sampling)
@@ -107,7 +109,7 @@ class Run:
         if self.watch is not None:
             self.watch.finish("".join(self._said))
         owner, tokens = self._owner, [*self.prompt, *self._generated][: self._num_fed]
-        owner._cache.put(tokens, self._cache, self.salt)
+        owner._cache.put(tokens, self._cache, self.salt, self._thread)
         if owner.kept is not None and self._kept is not None and self._num_fed >= self._kept[1] > 0:
             owner.kept.offer(tokens[: self._kept[1]], self._cache, self.salt, self._kept[0])
 

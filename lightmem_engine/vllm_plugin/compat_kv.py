@@ -19,21 +19,26 @@ __all__ = [
     "KVConnectorRole",
     "KVConnectorWorkerMetadata",
     "SupportsHMA",
+    "Unsuited",
     "facts_of",
 ]
+
+
+class Unsuited(Exception):
+    """A model or a set-up whose KV the connector does not handle; in words for the log."""
 
 
 def facts_of(vllm_config: Any) -> dict[str, Any]:
     """What of vLLM's configuration changes KV or block hashes, as JSON values, besides the weights.
 
-    Raises `ValueError` for a set-up whose KV this connector does not handle.
+    Raises `Unsuited` for a set-up whose KV this connector does not handle.
     """
     model, cache, parallel = vllm_config.model_config, vllm_config.cache_config, vllm_config.parallel_config
     if parallel.world_size != 1:
-        raise ValueError("kept KV caches need tensor and pipeline parallel size 1")
+        raise Unsuited("the model is spread over several workers")
     algorithm = str(cache.prefix_caching_hash_algo)
     if not algorithm.startswith("sha256"):
-        raise ValueError("kept KV caches need --prefix-caching-hash-algo sha256 or sha256_cbor")
+        raise Unsuited(f"--prefix-caching-hash-algo is {algorithm}, not sha256 or sha256_cbor")
     return {
         "engine": f"vllm {VLLM_VERSION}",
         "dtype": str(model.dtype),

@@ -6,13 +6,16 @@ Loads are asynchronous, blocks whole. Without the owner of the memory everything
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightmem_engine.errors import StoreError
 from lightmem_engine.kv.keys import fingerprint
 from lightmem_engine.kv.rates import Rates
+from lightmem_engine.kv.store import KVStore
 from lightmem_engine.models.checkpoint import locate
 from lightmem_engine.vllm_plugin.compat_kv import (
     KVConnectorBase_V1,
@@ -20,12 +23,15 @@ from lightmem_engine.vllm_plugin.compat_kv import (
     KVConnectorRole,
     KVConnectorWorkerMetadata,
     SupportsHMA,
+    Unsuited,
     facts_of,
 )
 from lightmem_engine.vllm_plugin.connector_blocks import BlockMover
 from lightmem_engine.vllm_plugin.connector_link import Follower, OwnerLink
 from lightmem_engine.vllm_plugin.connector_options import ConnectorOptions
 from lightmem_engine.vllm_plugin.connector_plan import Load, Planner, Save
+
+logger = logging.getLogger(__name__)
 
 _MEASURED_TOKENS = 64  # of a step; shorter ones say little about the speed of reading
 _TOKENS_PER_SECOND = 2000.0  # until the first step has been measured
@@ -54,29 +60,39 @@ class WorkerRates(KVConnectorWorkerMetadata):  # type: ignore[misc]
 
 
 class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
-    """One half of it, by `role`."""
+    """One half of it, by `role`. off: why nothing is kept; a server without kept caches serves all the same."""
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
+        """Raises `ConfigError` for options that are none."""
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         options = ConnectorOptions.of(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        self.off = ""
+        self._store: KVStore | None = None
+        self._follower: Follower | None = None
+        self._planner: Planner | None = None
+        self._mover: BlockMover | None = None
+        self._refused: tuple[set[str], set[int]] = set(), set()  # requests and blocks of loads that are not made
+        self._began = 0.0
+        self._rates = Rates(_TOKENS_PER_SECOND, _BYTES_PER_SECOND)
+        try:
+            self._open(options, vllm_config, role, kv_cache_config)
+        except (Unsuited, StoreError) as error:
+            self._turn_off(str(error))
+
+    def _open(self, options: ConnectorOptions, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
+        """Raises `Unsuited` for a model or a set-up whose KV is not handled, `StoreError` for a useless directory."""
         self._fingerprint = fingerprint(
             {"weights": locate(vllm_config.model_config.model).digest, **facts_of(vllm_config)}
         )
         if len(kv_cache_config.kv_cache_groups) != 1:
-            raise ValueError("kept KV caches need a model with one kind of attention; serve it with --set kv.mode=off")
+            raise Unsuited("the model has several kinds of attention")
         self._block_size = int(vllm_config.cache_config.block_size)
-        self._store = options.open_store()
+        store = self._store = options.open_store()
         self._link = OwnerLink(Path(options.socket))
-        self._rates = Rates(_TOKENS_PER_SECOND, _BYTES_PER_SECOND)
-        self._follower: Follower | None = None
-        self._mover: BlockMover | None = None
-        self._began = 0.0
         if role == KVConnectorRole.SCHEDULER:
-            self._follower = Follower(
-                self._link, allow=self._store.allow, forbid=self._store.forbid, forget=self._store.forbid_all
-            )
+            self._follower = Follower(self._link, allow=store.allow, forbid=store.forbid, forget=store.forbid_all)
             self._planner = Planner(
-                self._store,
+                store,
                 self._fingerprint,
                 self._block_size,
                 self._rates,
@@ -93,7 +109,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def on_new_request(self, request: Any) -> None:
         """Note what the request says of its cache. Hashes say too little of adapters, pictures and embeddings."""
-        if request.lora_request is not None or request.mm_features or request.prompt_token_ids is None:
+        is_other = request.lora_request is not None or request.mm_features or request.prompt_token_ids is None
+        if self._planner is None or is_other:
             return
         params = request.kv_transfer_params
         hashes = request.block_hashes
@@ -101,16 +118,20 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         """What can be loaded beyond the computed tokens, always asynchronously."""
+        if self._planner is None:
+            return 0, False
         count = self._planner.matched(request.request_id, request.num_tokens, num_computed_tokens)
         return count, count > 0
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """Plan the load that was promised."""
-        if num_external_tokens:
+        if num_external_tokens and self._planner is not None:
             self._planner.allocated(request.request_id, blocks.get_block_ids()[0], num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> StepPlan:
         """What the worker is to do."""
+        if self._planner is None:
+            return StepPlan()
         tokens = scheduler_output.num_scheduled_tokens
         plan = StepPlan(self._planner.take_loads(), [], scheduler_output.total_num_scheduled_tokens)
         for new in scheduler_output.scheduled_new_reqs:
@@ -131,7 +152,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         """Blocks may be freed at once: what is kept was copied."""
-        self._planner.remove(request.request_id)
+        if self._planner is not None:
+            self._planner.remove(request.request_id)
         return False, None
 
     def request_finished_all_groups(
@@ -144,17 +166,16 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
         """The device's caches are there."""
+        store = self._store
+        if store is None:
+            return
         for name, cache in kv_caches.items():
             if cache.shape[0] != self._kv_cache_config.num_blocks:
-                raise ValueError(f"the KV cache of {name} is not laid out by blocks: {tuple(cache.shape)}")
-        self._mover = BlockMover(self._store, self._link, self._fingerprint, self._rates, kv_caches)
-        self._follower = Follower(
-            self._link,
-            allow=self._store.allow,
-            forbid=self._store.forbid,
-            forget=self._store.forbid_all,
-            settled=self._mover.settle,
-        )
+                self._turn_off(f"the KV cache of {name} is not laid out by blocks: {tuple(cache.shape)}")
+                return
+        self._mover = BlockMover(store, self._link, self._fingerprint, self._rates, kv_caches)
+        allow, forbid, forget, settled = store.allow, store.forbid, store.forbid_all, self._mover.settle
+        self._follower = Follower(self._link, allow=allow, forbid=forbid, forget=forget, settled=settled)
 
     def bind_connector_metadata(self, connector_metadata: Any) -> None:
         """A step begins."""
@@ -166,6 +187,9 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         for load in self._plan().loads:
             if self._mover is not None:
                 self._mover.load(load, self._block_size)
+            else:  # planned before this half was turned off: computed
+                self._refused[0].add(load.request)
+                self._refused[1].update(load.blocks)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Loads are asynchronous: a request whose blocks are not there yet is not in the step."""
@@ -184,11 +208,11 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         """Requests whose loads have ended."""
-        return None, (self._mover.finished() if self._mover is not None else set()) or None
+        return None, (_taken(self._refused[0]) if self._mover is None else self._mover.finished()) or None
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         """Blocks to compute after all."""
-        return self._mover.failed() if self._mover is not None else set()
+        return _taken(self._refused[1]) if self._mover is None else self._mover.failed()
 
     def build_connector_worker_meta(self) -> WorkerRates:
         """What the scheduler's half decides by."""
@@ -200,7 +224,15 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._follower.close()
         if self._mover is not None:
             self._mover.close()
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _turn_off(self, reason: str) -> None:
+        self.off = reason
+        logger.warning("no KV caches are kept: %s", reason)
+        if self._store is not None:
+            self._store.close()
+        self._store = self._follower = self._planner = None
 
     def _plan(self) -> StepPlan:
         plan = self._get_connector_metadata()
@@ -210,3 +242,9 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def _add(self, plan: StepPlan, save: Save | None) -> None:
         if save is not None:
             plan.saves.append(save)
+
+
+def _taken(found: set[Any]) -> set[Any]:
+    taken = set(found)
+    found.clear()
+    return taken

@@ -120,7 +120,9 @@ class BlockMover:
                 num_loaded += 1
             if rows:
                 self._rates.loaded(sum(row.num_bytes for row in rows[:num_loaded]), time.monotonic() - started)
-        except Exception as error:  # noqa: BLE001  whatever it was, the blocks are computed
+        # Of all kinds: a request whose load never ends would wait for ever; its blocks are computed instead. What it
+        # was is counted and logged.
+        except Exception as error:  # noqa: BLE001
             self._store.counters.count("errors", reason=type(error).__name__)
             complain(logger, "kept KV blocks could not be loaded", error)
         finally:
@@ -163,7 +165,8 @@ class BlockMover:
             save, contents = item
             try:
                 self._keep(save, contents)
-            except Exception as error:  # noqa: BLE001  a cache that is not kept is computed again
+            # Of all kinds: the thread serves everybody, and an erasure waits for it. What it was is counted and logged.
+            except Exception as error:  # noqa: BLE001
                 self._store.counters.count("errors", reason=type(error).__name__)
                 complain(logger, "a KV cache was not kept", error)
             finally:

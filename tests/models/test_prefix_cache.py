@@ -75,3 +75,26 @@ def test_clearing_forgets_all() -> None:
     store.put([1, 2, 3], cache_of([1, 2, 3]))
     store.clear()
     assert store.match([1, 2, 3])[0] == store.num_bytes == 0
+
+
+def test_a_superseded_branch_leaves_with_the_next_of_its_thread() -> None:
+    store = PrefixCache(10_000)
+    store.put([1, 2, 3], cache_of([1, 2, 3]), "ann", thread=7)
+    store.put([1, 5, 5], cache_of([1, 5, 5]), "ann", thread=8)
+    store.put([1, 2, 3], cache_of([1, 2, 3]), "bob", thread=9)
+    shared, cache = store.match([1, 2, 9, 9], "ann")
+    assert (shared, tokens_in(cache)) == (2, [1, 2])
+    store.put([1, 2, 9, 9], cache_of([1, 2, 9, 9]), "ann", thread=7)
+    assert store.match([1, 2, 3, 4], "ann")[0] == 2, "nothing of the old branch is left"
+    assert store.match([1, 5, 5, 6], "ann")[0] == 3
+    assert store.match([1, 2, 3, 4], "bob")[0] == 3
+    assert store.num_bytes == 10 * BYTES_PER_TOKEN
+
+
+def test_what_was_asked_behind_a_conversation_goes_with_it() -> None:
+    store = PrefixCache(10_000)
+    store.put([1, 2, 3], cache_of([1, 2, 3]), "ann", thread=7)
+    store.put([1, 2, 3, 4], cache_of([1, 2, 3, 4]), "ann")
+    store.put([1, 8], cache_of([1, 8]), "ann", thread=7)
+    assert store.match([1, 2, 3, 4, 5], "ann")[0] == 1
+    assert len(store) == 1

