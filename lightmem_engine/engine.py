@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from lightmem_engine.chat.patience import Patience
 from lightmem_engine.chat.surroundings import Surroundings
 from lightmem_engine.chat.turn import ChatTurns
 from lightmem_engine.config import EngineConfig
@@ -25,6 +26,7 @@ from lightmem_engine.runtime.batcher import DeviceWorker
 from lightmem_engine.sensory.normalize import by_day, normalize
 from lightmem_engine.types import (
     Delta,
+    Floats,
     Hit,
     Message,
     OpenTurn,
@@ -46,6 +48,10 @@ if TYPE_CHECKING:
     from lightmem_engine.stores.memory_db import MemoryDB
 
 Part = tuple[str, Callable[[datetime | None], list[TurnDraft]]]  # a session, and what makes its messages drafts
+
+
+# Where the model that answers tells how it attends: a question is sensed with its answer, or after so long without.
+ANSWER_SECONDS, TELL_SECONDS = 30.0, 2.0
 
 
 class LocalEngine(Curated):
@@ -71,7 +77,9 @@ class LocalEngine(Curated):
         forget_prompts: Callable[[], Awaitable[None]],
         kept: Kept,
         chat_budget_ms: float,
+        note_attention: Callable[[Sequence[str], Floats], None] | None = None,
     ) -> None:
+        """note_attention: takes what a model server says of the chats it has read."""
         super().__init__(curator, porter, sleeper, kept)
         self.config = config
         self.directory = directory
@@ -85,13 +93,17 @@ class LocalEngine(Curated):
         self._admission = admission
         self._clock = clock
         self._release = release
+        self.note_attention = note_attention
         self._zone = ZoneInfo(config.memory.timezone)
+        waits = config.classifier.source == "served"
+        self._wakes = [Patience(pipeline.wake, seconds) for seconds in (TELL_SECONDS, ANSWER_SECONDS)]
         around = Surroundings(
             store=db.chats,
             search=self._recall,
             contents=db.contents,
             drafts=self._drafts,
-            wake=pipeline.wake,
+            wake=self._wakes[0] if waits else pipeline.wake,
+            wake_question=self._wakes[1] if waits else pipeline.wake,
             now=clock.now,
             today=lambda: clock.now().astimezone(self._zone).date(),
         )
@@ -255,6 +267,8 @@ class LocalEngine(Curated):
     async def aclose(self) -> None:
         """Stop the stages, the device and the database; unfinished work is taken up at the next start."""
         await self._chat_turns.aclose()
+        for patience in self._wakes:
+            patience.close()
         await self._pipeline.aclose()
         await self._sleeper.aclose()
         await self._kept.aclose()

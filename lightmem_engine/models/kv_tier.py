@@ -199,7 +199,9 @@ class KVTier:
                 continue
             try:
                 self._keep(item)
-            except Exception as error:  # noqa: BLE001  a cache that is not kept is computed again
+            # Copies, files and the index fail in many ways (torch, the disk, SQLite), and a cache that is not kept is
+            # computed again; the thread has to live on for the next one. Counted and told.
+            except Exception as error:  # noqa: BLE001
                 self.store.counters.count("errors", reason=type(error).__name__)
                 complain(logger, "a KV cache was not kept", error)
 

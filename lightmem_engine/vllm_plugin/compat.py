@@ -36,6 +36,8 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "current_platform": ("vllm.platforms",),
     "EndpointPlugin": ("vllm.plugins.endpoint_plugins.interface",),
     "KVTransferConfig": ("vllm.config", "vllm.config.kv_transfer"),
+    "AttentionBackendEnum": ("vllm.v1.attention.backends.registry", "vllm.attention.backends.registry"),
+    "register_backend": ("vllm.v1.attention.backends.registry", "vllm.attention.backends.registry"),
 }
 
 
@@ -83,6 +85,12 @@ def symbol(name: str) -> Any:
         if found is not None:
             return found
     raise ConfigError(f"vLLM {version() or '?'} has no {name} where releases {SUPPORTED} have it")
+
+
+def load(path: str) -> Any:
+    """What vLLM names by its full path."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def serve_command() -> ServeCommand:

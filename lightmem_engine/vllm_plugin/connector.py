@@ -1,4 +1,5 @@
-"""`LightMemConnector`: KV caches of vLLM that live as long as the memory they were made of.
+"""`LightMemConnector`: KV caches of vLLM that live as long as the memory they were made of; and, where that is asked
+for, how the model attends between the turns of the chats it reads.
 
 vLLM makes two of these, one in its scheduler and one in its worker, which talk by way of the metadata of a step alone.
 Loads are asynchronous, blocks whole. Without the owner of the memory everything is a miss.
@@ -7,6 +8,7 @@ Loads are asynchronous, blocks whole. Without the owner of the memory everything
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 from lightmem_engine.kv.keys import fingerprint
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.models.checkpoint import locate
+from lightmem_engine.vllm_plugin.attention_link import AttentionWorker, attention_planner
+from lightmem_engine.vllm_plugin.attention_plan import AttentionPlanner, Look
 from lightmem_engine.vllm_plugin.compat_kv import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -34,11 +38,12 @@ _BYTES_PER_SECOND = 1e9  # until the first load has been
 
 @dataclass
 class StepPlan(KVConnectorMetadata):  # type: ignore[misc]
-    """What the worker is to do in one step. num_tokens: that it computes."""
+    """What the worker is to do in one step. num_tokens: that it computes.   looks: at prompts."""
 
     loads: list[Load] = field(default_factory=list)
     saves: list[Save] = field(default_factory=list)
     num_tokens: int = 0
+    looks: list[Look] = field(default_factory=list)
 
 
 @dataclass
@@ -71,6 +76,12 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._follower: Follower | None = None
         self._mover: BlockMover | None = None
         self._began = 0.0
+        self._attention: AttentionPlanner | None = None
+        self._onlooker: AttentionWorker | None = None
+        if options.attention and role == KVConnectorRole.SCHEDULER:
+            self._attention = attention_planner(vllm_config, self._block_size)
+        elif options.attention:
+            self._onlooker = AttentionWorker(vllm_config, options.layers, self._link)
         if role == KVConnectorRole.SCHEDULER:
             self._follower = Follower(
                 self._link, allow=self._store.allow, forbid=self._store.forbid, forget=self._store.forbid_all
@@ -98,6 +109,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         params = request.kv_transfer_params
         hashes = request.block_hashes
         self._planner.add(request.request_id, hashes, request.num_prompt_tokens, request.cache_salt, params)
+        if self._attention is not None:
+            self._attention.add(request.request_id, request.prompt_token_ids, params)
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         """What can be loaded beyond the computed tokens, always asynchronously."""
@@ -114,13 +127,12 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         tokens = scheduler_output.num_scheduled_tokens
         plan = StepPlan(self._planner.take_loads(), [], scheduler_output.total_num_scheduled_tokens)
         for new in scheduler_output.scheduled_new_reqs:
-            after = new.num_computed_tokens + tokens.get(new.req_id, 0)
-            self._add(plan, self._planner.scheduled(new.req_id, new.block_ids[0], after, anew=True))
+            count = tokens.get(new.req_id, 0)
+            self._add(plan, new.req_id, new.block_ids[0], new.num_computed_tokens, count, anew=True)
         cached = scheduler_output.scheduled_cached_reqs
         for id, blocks, computed in zip(cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True):
             anew = id in cached.resumed_req_ids
-            after = computed + tokens.get(id, 0)
-            self._add(plan, self._planner.scheduled(id, blocks[0] if blocks else (), after, anew=anew))
+            self._add(plan, id, blocks[0] if blocks else (), computed, tokens.get(id, 0), anew=anew)
         return plan
 
     def update_connector_output(self, connector_output: Any) -> None:
@@ -132,6 +144,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         """Blocks may be freed at once: what is kept was copied."""
         self._planner.remove(request.request_id)
+        if self._attention is not None:
+            self._attention.remove(request.request_id)
         return False, None
 
     def request_finished_all_groups(
@@ -160,6 +174,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """A step begins."""
         super().bind_connector_metadata(connector_metadata)
         self._began = time.perf_counter()
+        if self._onlooker is not None:
+            self._onlooker.begin(self._plan().looks)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         """Begin the loads of this step."""
@@ -181,9 +197,13 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         for save in plan.saves:
             if self._mover is not None:
                 self._mover.save(save)
+        if self._onlooker is not None:
+            self._onlooker.end()
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         """Requests whose loads have ended."""
+        if self._onlooker is not None:
+            self._onlooker.forget(finished_req_ids)
         return None, (self._mover.finished() if self._mover is not None else set()) or None
 
     def get_block_ids_with_load_errors(self) -> set[int]:
@@ -200,6 +220,10 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._follower.close()
         if self._mover is not None:
             self._mover.close()
+        if self._attention is not None:
+            self._attention.close()
+        if self._onlooker is not None:
+            self._onlooker.close()
         self._store.close()
 
     def _plan(self) -> StepPlan:
@@ -207,6 +231,12 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         assert isinstance(plan, StepPlan)
         return plan
 
-    def _add(self, plan: StepPlan, save: Save | None) -> None:
+    def _add(self, plan: StepPlan, id: str, blocks: Sequence[int], computed: int, count: int, *, anew: bool) -> None:
+        """A step computes `count` tokens of a request behind `computed` ones."""
+        save = self._planner.scheduled(id, blocks, computed + count, anew=anew)
         if save is not None:
             plan.saves.append(save)
+        if self._attention is not None:
+            look = self._attention.scheduled(id, blocks, computed, count, anew=anew)
+            if look is not None:
+                plan.looks.append(look)
