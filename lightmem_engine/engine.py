@@ -51,7 +51,7 @@ Part = tuple[str, Callable[[datetime | None], list[TurnDraft]]]  # a session, an
 
 
 # Where the model that answers tells how it attends: a question is sensed with its answer, or after so long without.
-ANSWER_SECONDS, TELL_SECONDS = 30.0, 2.0
+ANSWER_SECONDS, TELL_SECONDS = 30.0, 5.0
 
 
 class LocalEngine(Curated):

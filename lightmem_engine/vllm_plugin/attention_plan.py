@@ -1,13 +1,14 @@
 """The scheduler's half of attention from vLLM's model: which tokens of which step to look at. No device, no vLLM.
 
 A request asks by naming its turns. Where they stand in the prompt is found in a thread beside the engine's loop, from
-the text that the prompt's tokens spell. Only the prompt is looked at: while an answer is written, vLLM may run whole
-steps as one recorded graph, where nobody can look.
+the text that the prompt's tokens spell; the request is begun when that is known, and meanwhile others go on. Only the
+prompt is looked at: while an answer is written, vLLM may run whole steps as one recorded graph, where nobody can look.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from lightmem_engine.models.turn_places import Segments, own_texts, place_turns
-from lightmem_engine.runtime.complain import complain
 
 logger = logging.getLogger(__name__)
 
 TURNS = "lightmem_turns"  # in `kv_transfer_params`: what the turns say, as the prompt has it
-PATIENCE_SECONDS = 1.0  # that a step waits for a thread that has had since the request's arrival
+PATIENCE_SECONDS = 10.0  # after which a request is begun without
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Look:
 class _Asked:
     turns: Future[Turns | None]
     num_prompt: int
+    arrived: float
     blocks: list[int] = field(default_factory=list)
     is_told: bool = False
 
@@ -68,7 +69,18 @@ class AttentionPlanner:
         if not isinstance(contents, list) or not all(isinstance(content, str) for content in contents):
             return
         found = self._thread.submit(find_turns, self._tokenizer, list(prompt), contents)
-        self._asked[id] = _Asked(found, len(prompt))
+        self._asked[id] = _Asked(found, len(prompt), time.monotonic())
+
+    def is_searching(self, id: str) -> bool:
+        """Whether a request should be begun a little later, when its turns have been found."""
+        asked = self._asked.get(id)
+        if asked is None or asked.turns.done():
+            return False
+        if time.monotonic() < asked.arrived + PATIENCE_SECONDS:
+            return True
+        logger.warning("the turns of a prompt were not found in time; its attention is not looked at")
+        self.remove(id)
+        return False
 
     def remove(self, id: str) -> None:
         """A request has ended."""
@@ -81,7 +93,7 @@ class AttentionPlanner:
             return None
         asked.blocks = [*blocks] if anew else [*asked.blocks, *blocks]
         count = min(count, asked.num_prompt - start)
-        turns = self._turns(asked)
+        turns = asked.turns.result() if asked.turns.done() else None
         if turns is None or count <= 0:
             self.remove(id)
             return None
@@ -92,13 +104,6 @@ class AttentionPlanner:
     def close(self) -> None:
         """Let go of the thread."""
         self._thread.shutdown(cancel_futures=True)
-
-    def _turns(self, asked: _Asked) -> Turns | None:
-        try:
-            return asked.turns.result(PATIENCE_SECONDS)
-        except TimeoutError as error:
-            complain(logger, "the turns of a prompt were not found in time; its attention is not looked at", error)
-            return None
 
 
 def find_turns(tokenizer: Any, prompt: list[int], contents: Sequence[str]) -> Turns | None:

@@ -113,7 +113,9 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._attention.add(request.request_id, request.prompt_token_ids, params)
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
-        """What can be loaded beyond the computed tokens, always asynchronously."""
+        """What can be loaded beyond the computed tokens, always asynchronously; None: ask again."""
+        if self._attention is not None and self._attention.is_searching(request.request_id):
+            return None, False
         count = self._planner.matched(request.request_id, request.num_tokens, num_computed_tokens)
         return count, count > 0
 

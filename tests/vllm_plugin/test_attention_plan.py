@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from lightmem_engine.prompts import v1
 from lightmem_engine.vllm_plugin import attention_plan
-from lightmem_engine.vllm_plugin.attention_plan import TURNS, AttentionPlanner, find_turns
+from lightmem_engine.vllm_plugin.attention_plan import TURNS, AttentionPlanner, Turns, find_turns
 from tests.models import tiny_qwen
 
 FIRST, SECOND = "Caroline lives in Denver.", "And in 2023?"
@@ -29,16 +29,23 @@ def prompt_of(words: Any, contents: list[str]) -> list[int]:
     return found
 
 
+def found(planner: AttentionPlanner, id: str) -> None:
+    """Wait until its turns have been looked for."""
+    while planner.is_searching(id):
+        time.sleep(0.001)
+
+
 @pytest.fixture
 def planner(words: Any) -> Any:
-    found = AttentionPlanner(words, 8)
-    yield found
-    found.close()
+    made = AttentionPlanner(words, 8)
+    yield made
+    made.close()
 
 
 def test_a_prompt_is_looked_at_step_by_step_and_no_further(planner: AttentionPlanner, words: Any) -> None:
     ids = prompt_of(words, [FIRST, "Yes.", SECOND])
     planner.add("r", ids, {TURNS: [FIRST, "Yes.", SECOND]})
+    found(planner, "r")
     first = planner.scheduled("r", [5, 2, 9], 11, 13, anew=True)
     assert first is not None
     assert (first.request, first.slot, first.start, first.count, first.is_last) == ("r", 2 * 8 + 3, 11, 13, False)
@@ -54,6 +61,7 @@ def test_only_who_asks_is_looked_at(planner: AttentionPlanner, words: Any) -> No
     ids = prompt_of(words, [FIRST])
     for params in (None, {}, {TURNS: FIRST}, {TURNS: [1]}, {TURNS: ["not in it"]}, {TURNS: [""]}):
         planner.add("r", ids, params)
+        found(planner, "r")
         assert planner.scheduled("r", [0, 1, 2], 0, 8, anew=True) is None
     planner.add("r", ids, {TURNS: [FIRST]})
     planner.remove("r")
@@ -81,12 +89,21 @@ def test_tokens_that_spell_another_text_are_refused(words: Any) -> None:
     assert find_turns(words, [*ids, *letters], [FIRST]) is None
 
 
-def test_a_step_waits_for_turns_only_so_long(
+def test_a_request_is_begun_when_its_turns_are_found_or_that_takes_too_long(
     planner: AttentionPlanner, words: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(attention_plan, "PATIENCE_SECONDS", 0.01)
-    monkeypatch.setattr(planner._thread, "submit", lambda *_: Future())
-    planner.add("r", prompt_of(words, [FIRST]), {TURNS: [FIRST]})
-    with caplog.at_level(logging.DEBUG):
-        assert planner.scheduled("r", [0, 1], 0, 8, anew=True) is None
+    searched: Future[Turns | None] = Future()
+    monkeypatch.setattr(planner._thread, "submit", lambda *_: searched)
+    ids = prompt_of(words, [FIRST])
+    assert not planner.is_searching("r")
+    planner.add("r", ids, {TURNS: [FIRST]})
+    assert planner.is_searching("r")
+    searched.set_result(find_turns(words, ids, [FIRST]))
+    assert not planner.is_searching("r")
+    assert planner.scheduled("r", [0, 1], 0, 8, anew=True) is not None
+    searched = Future()
+    planner.add("late", ids, {TURNS: [FIRST]})
+    monkeypatch.setattr(attention_plan, "PATIENCE_SECONDS", 0.0)
+    assert not planner.is_searching("late")
     assert "not found in time" in caplog.text
+    assert planner.scheduled("late", [0, 1], 0, 8, anew=True) is None
