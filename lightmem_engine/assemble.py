@@ -123,6 +123,8 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
 
     async def forget_caches() -> None:
         await forget_read()
+        if encoders.served is not None:
+            encoders.served.clear()
         await kept.settle()
 
     caches = Caches(forget_words, forget_user, forget_caches)
@@ -161,6 +163,7 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         kept=kept,
         chat_budget_ms=chat_budget_ms,
         finished=finished,
+        note_attention=None if encoders.served is None else encoders.served.note,
     )
     return engine
 

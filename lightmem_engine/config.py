@@ -62,6 +62,9 @@ class LmConfig:
         "in background share the caches of their own user's chats and nobody else's",
     )
     pauses: bool = option(False, "lm.url itself lets calls of low priority stand still while users wait")
+    tells_attention: bool = option(
+        False, "lm.url itself tells how it attends between the turns of its chats (set by serve inside vLLM)"
+    )
     slots: int = option(0, "sequences that lm.url runs at once, some of which background work leaves free; 0: unknown")
     verify_tls: bool = option(True, "check the certificate of lm.url")
     cache_bytes: int = option(256 * 1024 * 1024, "memory for prefix caches of the in-process model")

@@ -16,7 +16,8 @@ class ClassifierConfig:
     source: Literal["saliency", "llmlingua", "entropy", "served", "stub"] = option(
         "saliency",
         "who scores words: rarity and attention of the embedder (saliency), an LLMLingua-2 checkpoint, or a causal "
-        "model's entropy; served takes the words of saliency and attention from the chats of the in-process model",
+        "model's entropy; served takes the words of saliency and attention from the chats of the model in process or "
+        "inside vLLM",
     )
     model: str = option(
         "",

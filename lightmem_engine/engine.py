@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from lightmem_engine.chat.patience import Patience
 from lightmem_engine.chat.surroundings import Surroundings
 from lightmem_engine.chat.turn import ChatTurns
 from lightmem_engine.config import EngineConfig
@@ -26,6 +27,7 @@ from lightmem_engine.runtime.finished import Finished
 from lightmem_engine.sensory.normalize import by_day, normalize
 from lightmem_engine.types import (
     Delta,
+    Floats,
     Hit,
     Message,
     OpenTurn,
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
     from lightmem_engine.stores.memory_db import MemoryDB
 
 Part = tuple[str, Callable[[datetime | None], list[TurnDraft]]]  # a session, and what makes its messages drafts
+
+# Where the model that answers tells how it attends: a question is sensed with its answer, or after so long without.
+ANSWER_SECONDS, TELL_SECONDS = 30.0, 5.0
 
 
 class LocalEngine(Curated):
@@ -73,7 +78,9 @@ class LocalEngine(Curated):
         kept: Kept,
         chat_budget_ms: float,
         finished: Finished,
+        note_attention: Callable[[Sequence[str], Floats], None] | None = None,
     ) -> None:
+        """note_attention: takes what a model server says of the chats it has read."""
         super().__init__(curator, porter, sleeper, kept)
         self.config = config
         self.directory = directory
@@ -87,13 +94,17 @@ class LocalEngine(Curated):
         self._admission = admission
         self._clock = clock
         self._release = release
+        self.note_attention = note_attention
         self._zone = ZoneInfo(config.memory.timezone)
+        waits = config.classifier.source == "served"
+        self._wakes = [Patience(pipeline.wake, seconds) for seconds in (TELL_SECONDS, ANSWER_SECONDS)]
         around = Surroundings(
             store=db.chats,
             search=self._recall,
             contents=db.contents,
             drafts=self._drafts,
-            wake=pipeline.wake,
+            wake=self._wakes[0] if waits else pipeline.wake,
+            wake_question=self._wakes[1] if waits else pipeline.wake,
             now=clock.now,
             today=lambda: clock.now().astimezone(self._zone).date(),
             finished=finished,
@@ -258,6 +269,8 @@ class LocalEngine(Curated):
     async def aclose(self) -> None:
         """Stop the stages, the device and the database; unfinished work is taken up at the next start."""
         await self._chat_turns.aclose()
+        for patience in self._wakes:
+            patience.close()
         await self._pipeline.aclose()
         await self._sleeper.aclose()
         await self._kept.aclose()

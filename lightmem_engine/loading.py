@@ -69,8 +69,10 @@ def load_encoders(config: EngineConfig) -> Encoders:
             layers, edges = config.classifier.layers if source == "saliency" else (), config.segment.edge_tokens
             classifier = SaliencyClassifier(sentence, layers=layers, edge_tokens=edges)
             if source == "served":
-                if choose_lm(config)[0] not in _IN_PROCESS:
-                    raise ConfigError("classifier.source = served needs a language model in this process (lm.model)")
+                if choose_lm(config)[0] not in _IN_PROCESS and not config.lm.tells_attention:
+                    raise ConfigError(
+                        "classifier.source = served needs a language model in this process (lm.model) or inside vLLM"
+                    )
                 served = ServedAttention()
                 return Encoders(ServedClassifier(classifier, served), embedder, device, served=served)
     return Encoders(classifier, embedder, device, shorten)

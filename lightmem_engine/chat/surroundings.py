@@ -53,14 +53,15 @@ class ChatStore(Protocol):
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What chat turns need of the engine. drafts: makes messages ready for the log.   wake: tells the stages of a
-    session's new messages.   now, today: the moment, and the day in the user's zone.   finished: takes what was said,
-    as the model read it."""
+    session's new messages.   wake_question: the same of a question whose answer is about to follow.   now, today: the
+    moment, and the day in the user's zone.   finished: takes what was said, as the model read it."""
 
     store: ChatStore
     search: Search
     contents: Contents
     drafts: Drafts
     wake: Callable[[Scope, str], None]
+    wake_question: Callable[[Scope, str], None]
     now: Callable[[], datetime]
     today: Callable[[], date]
     finished: Finished

@@ -216,7 +216,7 @@ class ChatTurns:
             kept = _without_finds(ask) if opening.is_changed else ask
             opened = await around.store.open(scope, kept, around.drafts, around.now())
             if opened.is_new:
-                around.wake(scope, opened.place.session)
+                around.wake_question(scope, opened.place.session)
             return opened
 
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +109,7 @@ def _context_rate(plan: Plan, options: LinguaOptions) -> float:
 def _context_score(chunks: Sequence[Chunk], probabilities: Sequence[Read], options: LinguaOptions) -> np.float32:
     """The plain mean of a context's words; weights and forced tokens do not count."""
     scores = [
-        _word_scores(_words(chunk), own, options, for_context=True).values
+        _word_scores(_words(chunk), _of_tokens(own), options, for_context=True).values
         for chunk, own in zip(chunks, probabilities, strict=True)
     ]
     flat = np.concatenate(scores).astype(np.float32) if scores else np.zeros(0, np.float32)
@@ -138,7 +138,8 @@ def _tokens_of(
             words = _words(chunk)
             if not words.texts:
                 raise _Refused("no words")
-            keep: list[bool] = own.tolist() if own.dtype == np.bool_ else keep_words(words, own, share, options)
+            is_chosen = own.dtype == np.bool_
+            keep: list[bool] = own.tolist() if is_chosen else keep_words(words, _of_tokens(own), share, options)
             parts.append(planner.vocabulary.join([text for text, flag in zip(words.texts, keep, strict=True) if flag]))
             shown = (
                 (text.lstrip("\u2581") for text in words.texts)
@@ -148,6 +149,12 @@ def _tokens_of(
             labels += zip(shown, keep, strict=True)
         found.append(("".join(parts), tuple(labels)))
     return found
+
+
+def _of_tokens(own: Read) -> Probabilities:
+    """What was read of a chunk, where it is not chosen from already."""
+    assert own.dtype == np.float32
+    return cast(Probabilities, own)
 
 
 def _words(chunk: Chunk) -> Words:

@@ -21,15 +21,13 @@ import numpy as np
 import torch
 
 from lightmem_engine.models.tap import Tap, last_third
+from lightmem_engine.models.turn_places import contents_of, own_texts, place_turns
 from lightmem_engine.models.window_pass import shares
-from lightmem_engine.prompts import v1
 from lightmem_engine.protocols import TokenClassifier
 from lightmem_engine.types import Floats, Window, WindowScores
 from lightmem_kernels import segment_attention
 
 _CAPACITY = 100_000  # pairs of turns; each takes about 200 bytes
-_TURNS = ("user", "assistant")
-
 _SECRET = os.urandom(32)  # digests mean nothing outside this process
 
 Row = tuple[float, float, float]
@@ -118,20 +116,8 @@ class Reader:
         rendered: the prompt's text.   offsets: characters of it, by token. A turn's own words are what the client sent,
         without the hits in front of them; a turn that the template has rewritten is left out.
         """
-        texts: list[str] = []
-        segments = torch.full((len(offsets),), -1)
-        starts, ends = torch.tensor(offsets, dtype=torch.int64).reshape(-1, 2).unbind(1)
-        at = 0
-        for message in messages:
-            content = message.get("content")
-            if message.get("role") not in _TURNS or not isinstance(content, str):
-                continue
-            place = rendered.find(content, at) if content else -1
-            own = content[v1.own_words(content) :]
-            if place >= 0:
-                at = place + len(content)
-                segments[(ends > at - len(own)) & (starts < at)] = len(texts)
-            texts.append(own)
+        contents = contents_of(messages)
+        texts, segments = own_texts(contents), torch.from_numpy(place_turns(contents, rendered, offsets))
         if self._tap is None or not bool((segments >= 0).any()):
             return None
         return Watch(self._tap, self._into, texts, segments, torch.zeros(len(texts) + 1, 3))

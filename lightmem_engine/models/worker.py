@@ -62,7 +62,9 @@ class StepWorker:
                 continue
             try:
                 result = step()
-            except BaseException as error:  # noqa: BLE001  whoever waits for the step gets its failure
+            # Whatever a step raises, SystemExit too, belongs to who waits for it; a thread that ended here would leave
+            # all later steps waiting for good.
+            except BaseException as error:  # noqa: BLE001
                 future.set_exception(error)
             else:
                 future.set_result(result)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Request
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
-from lightmem_engine.errors import NotFound
+from lightmem_engine.errors import InvalidInput, NotFound
 from lightmem_engine.pipeline.kv_keeper import KVKeeper
 from lightmem_engine.serving.access import engine_of
 from lightmem_engine.serving.schemas import Strict, Text
 from lightmem_engine.stores.kv_manifests import Manifest
 from lightmem_engine.types import CacheOwner, Scope
-from lightmem_engine.wire_kv import BIND_PATH, FOLLOW_PATH, STANDS_PATH
+from lightmem_engine.wire_kv import ATTENTION_PATH, BIND_PATH, FOLLOW_PATH, STANDS_PATH
 
 
 class OwnerBody(Strict):
@@ -53,8 +54,15 @@ class BindBody(Strict):
     num_bytes: Annotated[int, Field(ge=1)]
 
 
+class AttentionBody(Strict):
+    """`POST /v1/memory/attention`: rows of `models.served_attention`, one per text."""
+
+    texts: list[str]
+    rows: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat]]
+
+
 def add_kv_owner_routes(app: FastAPI) -> None:
-    """Follow, stands, bind."""
+    """Follow, stands, bind; and what the model server's model attended to."""
 
     @app.post(FOLLOW_PATH)
     async def follow(request: Request, body: FollowBody) -> dict[str, Any]:
@@ -69,6 +77,16 @@ def add_kv_owner_routes(app: FastAPI) -> None:
         model = bytes.fromhex(body.fingerprint)
         manifest = Manifest(body.id, body.owner.owner(), model, body.num_tokens, body.num_bytes)
         return {"stands": await _keeper(request).add(manifest)}
+
+    @app.post(ATTENTION_PATH)
+    async def attention(request: Request, body: AttentionBody) -> dict[str, bool]:
+        note = engine_of(request).note_attention
+        if note is None:
+            raise NotFound("this engine takes attention from no model server")
+        if len(body.texts) != len(body.rows):
+            raise InvalidInput("attention needs one row per text")
+        note(body.texts, np.array(body.rows, np.float32).reshape(-1, 3))
+        return {"noted": True}
 
 
 def _keeper(request: Request) -> KVKeeper:

@@ -56,6 +56,8 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "KVConnectorRole": (_KV_BASE,),
     "KVConnectorWorkerMetadata": (_KV_BASE,),
     "SupportsHMA": (_KV_BASE,),
+    "AttentionBackendEnum": ("vllm.v1.attention.backends.registry", "vllm.attention.backends.registry"),
+    "register_backend": ("vllm.v1.attention.backends.registry", "vllm.attention.backends.registry"),
 }
 
 
@@ -103,6 +105,12 @@ def symbol(name: str) -> Any:
         if found is not None:
             return found
     raise ConfigError(f"vLLM {version() or '?'} has no {name} where releases {SUPPORTED} have it")
+
+
+def load(path: str) -> Any:
+    """What vLLM names by its full path."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def serve_command() -> ServeCommand:

@@ -1,4 +1,5 @@
-"""`LightMemConnector`: KV caches of vLLM that live as long as the memory they were made of.
+"""`LightMemConnector`: KV caches of vLLM that live as long as the memory they were made of; and, where that is asked
+for, how the model attends between the turns of the chats it reads.
 
 vLLM makes two of these, one in its scheduler and one in its worker, which talk by way of the metadata of a step alone.
 Loads are asynchronous, blocks whole. Without the owner of the memory everything is a miss.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from lightmem_engine.kv.keys import fingerprint
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.models.checkpoint import locate
+from lightmem_engine.vllm_plugin.attention_link import AttentionWorker, attention_planner
+from lightmem_engine.vllm_plugin.attention_plan import AttentionPlanner, Look
 from lightmem_engine.vllm_plugin.compat_kv import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -40,11 +44,12 @@ _BYTES_PER_SECOND = 1e9  # until the first load has been
 
 @dataclass
 class StepPlan(KVConnectorMetadata):  # type: ignore[misc]
-    """What the worker is to do in one step. num_tokens: that it computes."""
+    """What the worker is to do in one step. num_tokens: that it computes.   looks: at prompts."""
 
     loads: list[Load] = field(default_factory=list)
     saves: list[Save] = field(default_factory=list)
     num_tokens: int = 0
+    looks: list[Look] = field(default_factory=list)
 
 
 @dataclass
@@ -71,6 +76,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._follower: Follower | None = None
         self._planner: Planner | None = None
         self._mover: BlockMover | None = None
+        self._attention: AttentionPlanner | None = None
+        self._onlooker: AttentionWorker | None = None
         self._refused: tuple[set[str], set[int]] = set(), set()  # requests and blocks of loads that are not made
         self._began = 0.0
         self._rates = Rates(_TOKENS_PER_SECOND, _BYTES_PER_SECOND)
@@ -89,6 +96,10 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._block_size = int(vllm_config.cache_config.block_size)
         store = self._store = options.open_store()
         self._link = OwnerLink(Path(options.socket))
+        if options.attention and role == KVConnectorRole.SCHEDULER:
+            self._attention = attention_planner(vllm_config, self._block_size)
+        elif options.attention:
+            self._onlooker = AttentionWorker(vllm_config, options.layers, self._link)
         if role == KVConnectorRole.SCHEDULER:
             self._follower = Follower(self._link, allow=store.allow, forbid=store.forbid, forget=store.forbid_all)
             self._planner = Planner(
@@ -115,11 +126,15 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         params = request.kv_transfer_params
         hashes = request.block_hashes
         self._planner.add(request.request_id, hashes, request.num_prompt_tokens, request.cache_salt, params)
+        if self._attention is not None:
+            self._attention.add(request.request_id, request.prompt_token_ids, params)
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
-        """What can be loaded beyond the computed tokens, always asynchronously."""
+        """What can be loaded beyond the computed tokens, always asynchronously; None: ask again."""
         if self._planner is None:
             return 0, False
+        if self._attention is not None and self._attention.is_searching(request.request_id):
+            return None, False
         count = self._planner.matched(request.request_id, request.num_tokens, num_computed_tokens)
         return count, count > 0
 
@@ -135,13 +150,12 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         tokens = scheduler_output.num_scheduled_tokens
         plan = StepPlan(self._planner.take_loads(), [], scheduler_output.total_num_scheduled_tokens)
         for new in scheduler_output.scheduled_new_reqs:
-            after = new.num_computed_tokens + tokens.get(new.req_id, 0)
-            self._add(plan, self._planner.scheduled(new.req_id, new.block_ids[0], after, anew=True))
+            count = tokens.get(new.req_id, 0)
+            self._add(plan, new.req_id, new.block_ids[0], new.num_computed_tokens, count, anew=True)
         cached = scheduler_output.scheduled_cached_reqs
         for id, blocks, computed in zip(cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True):
             anew = id in cached.resumed_req_ids
-            after = computed + tokens.get(id, 0)
-            self._add(plan, self._planner.scheduled(id, blocks[0] if blocks else (), after, anew=anew))
+            self._add(plan, id, blocks[0] if blocks else (), computed, tokens.get(id, 0), anew=anew)
         return plan
 
     def update_connector_output(self, connector_output: Any) -> None:
@@ -154,6 +168,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """Blocks may be freed at once: what is kept was copied."""
         if self._planner is not None:
             self._planner.remove(request.request_id)
+        if self._attention is not None:
+            self._attention.remove(request.request_id)
         return False, None
 
     def request_finished_all_groups(
@@ -181,6 +197,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """A step begins."""
         super().bind_connector_metadata(connector_metadata)
         self._began = time.perf_counter()
+        if self._onlooker is not None:
+            self._onlooker.begin(self._plan().looks)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         """Begin the loads of this step."""
@@ -205,9 +223,13 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         for save in plan.saves:
             if self._mover is not None:
                 self._mover.save(save)
+        if self._onlooker is not None:
+            self._onlooker.end()
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         """Requests whose loads have ended."""
+        if self._onlooker is not None:
+            self._onlooker.forget(finished_req_ids)
         return None, (_taken(self._refused[0]) if self._mover is None else self._mover.finished()) or None
 
     def get_block_ids_with_load_errors(self) -> set[int]:
@@ -224,12 +246,22 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._follower.close()
         if self._mover is not None:
             self._mover.close()
+        self._close_attention()
         if self._store is not None:
             self._store.close()
 
+    def _close_attention(self) -> None:
+        if self._attention is not None:
+            self._attention.close()
+        if self._onlooker is not None:
+            self._onlooker.close()
+        self._attention = self._onlooker = None
+
     def _turn_off(self, reason: str) -> None:
+        """Nothing is kept, and no attention is read."""
         self.off = reason
         logger.warning("no KV caches are kept: %s", reason)
+        self._close_attention()
         if self._store is not None:
             self._store.close()
         self._store = self._follower = self._planner = None
@@ -239,9 +271,15 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         assert isinstance(plan, StepPlan)
         return plan
 
-    def _add(self, plan: StepPlan, save: Save | None) -> None:
+    def _add(self, plan: StepPlan, id: str, blocks: Sequence[int], computed: int, count: int, *, anew: bool) -> None:
+        """A step computes `count` tokens of a request behind `computed` ones."""
+        save = self._planner.scheduled(id, blocks, computed + count, anew=anew)
         if save is not None:
             plan.saves.append(save)
+        if self._attention is not None:
+            look = self._attention.scheduled(id, blocks, computed, count, anew=anew)
+            if look is not None:
+                plan.looks.append(look)
 
 
 def _taken(found: set[Any]) -> set[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ NAME = "LightMemConnector"
 
 @dataclass(frozen=True, slots=True)
 class ConnectorOptions:
-    """root: of the KV store, the owner's.   socket: the owner's.   The rest as in `config_kv`."""
+    """root: of the KV store, the owner's.   socket: the owner's.   attention, layers: whether chats that ask are looked
+    at, and in which layers (none: the last third).   The rest as in `config_kv`."""
 
     root: str
     socket: str
@@ -28,6 +29,8 @@ class ConnectorOptions:
     min_free_bytes: int = 0
     min_tokens: int = 1
     sync: bool = False
+    attention: bool = False
+    layers: Sequence[int] = ()
 
     @classmethod
     def of(cls, extra: Mapping[str, Any]) -> ConnectorOptions:
@@ -56,6 +59,8 @@ def kv_transfer_config(config: EngineConfig, data_dir: Path) -> dict[str, Any] |
         min_free_bytes=kv.min_free_bytes,
         min_tokens=kv.min_tokens,
         sync=kv.durability == "fsync",
+        attention=config.classifier.source == "served",
+        layers=list(config.classifier.layers),
     )
     return {
         "kv_connector": NAME,

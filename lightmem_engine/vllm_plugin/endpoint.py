@@ -95,6 +95,7 @@ class FrontEnd:
         self._callers = Callers(settings)
         self._client = EngineClient(socket)
         self._turns = OwnerTurns(self._client)
+        self._attention = settings.attention
         self._proxy = OwnerProxy(socket)
         self._metrics = Metrics(REGISTRY)  # vLLM's /metrics shows what is registered here
         self._page = MetricsPage(self._client)
@@ -149,7 +150,7 @@ class FrontEnd:
         caller: Caller = state["caller"]
         request = Request(scope, receive)
         asked, identity = await read_chat(request, caller.tenant, self._callers.trust, gateway=True)
-        backend = InnerBackend(app, scope, caller.tenant)
+        backend = InnerBackend(app, scope, caller.tenant, attention=self._attention)
         exchange = ChatExchange(self._turns, backend, self._metrics, asked, identity)
         self._metrics.running("chat", 1)
         try:

@@ -27,16 +27,23 @@ logger = logging.getLogger(__name__)
 
 
 class InnerBackend:
-    """See `Backend`; for one request. scope: the request's own, whose path and headers the inner application sees."""
+    """See `Backend`; for one request. scope: the request's own, whose path and headers the inner application sees.
 
-    def __init__(self, app: ASGIApp, scope: Scope, tenant: str) -> None:
+    attention: as in `PluginSettings`.
+    """
+
+    def __init__(self, app: ASGIApp, scope: Scope, tenant: str, *, attention: bool = False) -> None:
         self._app = app
+        self._attention = attention
         self._scope = scope
         self._tenant = tenant
 
     async def begin(self, request: ChatRequest, turn: OpenTurn | None) -> Answer:
         """See `Backend`. Raises what vLLM's handler raises before its answer begins."""
-        raw = cleaned(request.raw, self._tenant) if turn is None else stamped(request.body or {}, turn)
+        if turn is None:
+            raw = cleaned(request.raw, self._tenant)
+        else:
+            raw = stamped(request.body or {}, turn, attention=self._attention)
         call = _Call(self._app, with_body(self._scope, raw), raw)
         try:
             start = await call.next()

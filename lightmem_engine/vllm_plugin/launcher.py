@@ -133,12 +133,13 @@ def prepare(args: argparse.Namespace, loaded: LoadedConfig) -> Plan:
     directory = Path(config.data_dir or default_data_dir()).expanduser().resolve()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in given if key not in keys)
-    _keep_caches(args, config, directory)
+    attention = _keep_caches(args, config, directory)
     settings = PluginSettings(
-        str(directory / SOCKET_NAME), token, config.identity.trust, str(config.identity.keys), digests
+        str(directory / SOCKET_NAME), token, config.identity.trust, str(config.identity.keys), digests, attention
     )
     owner = [] if args.memory_config is None else ["--memory-config", args.memory_config]
-    for setting in [*settings_of(args), f"data_dir={directory}", *_model_settings(args, config), *_sharing(loaded)]:
+    sharing = [*_sharing(loaded), *_told(attention)]
+    for setting in [*settings_of(args), f"data_dir={directory}", *_model_settings(args, config), *sharing]:
         owner += ["--set", setting]
     environment = {
         "VLLM_PLUGINS": compat.allowed_plugins(os.environ.get("VLLM_PLUGINS")),
@@ -148,11 +149,17 @@ def prepare(args: argparse.Namespace, loaded: LoadedConfig) -> Plan:
     return Plan(settings, environment, owner, own_secret)
 
 
-def _keep_caches(args: argparse.Namespace, config: EngineConfig, directory: Path) -> None:
-    """Put our KV connector into vLLM, if caches are to be kept and this vLLM can; says why if not."""
+def _keep_caches(args: argparse.Namespace, config: EngineConfig, directory: Path) -> bool:
+    """Put our KV connector into vLLM, if caches are to be kept and this vLLM can; says why if not.
+
+    Whether it tells of attention, too. Raises `ConfigError` if it should and cannot.
+    """
+    attention = config.classifier.source == "served"
     wanted = kv_transfer_config(config, directory)
     if wanted is None:
-        return
+        if attention:
+            raise ConfigError("classifier.source = served inside vLLM needs kv.mode = persist")
+        return False
     reasons = {
         "--kv-transfer-config is given": args.kv_transfer_config is not None,
         "prefix caching is off": args.enable_prefix_caching is False,
@@ -160,10 +167,13 @@ def _keep_caches(args: argparse.Namespace, config: EngineConfig, directory: Path
         "the model is spread over several workers": args.tensor_parallel_size * args.pipeline_parallel_size > 1,
     }
     for reason, holds in reasons.items():
+        if holds and attention:
+            raise ConfigError(f"classifier.source = served: {reason}")
         if holds:
             logger.warning("no KV caches are kept: %s", reason)
-            return
+            return False
     args.kv_transfer_config = compat.kv_transfer(wanted)
+    return attention
 
 
 def _sharing(loaded: LoadedConfig) -> list[str]:
@@ -191,6 +201,11 @@ def _model_settings(args: argparse.Namespace, config: EngineConfig) -> list[str]
     if args.ssl_certfile:
         found.append("lm.verify_tls=false")  # the certificate names the public host, not this machine's loopback
     return found
+
+
+def _told(attention: bool) -> list[str]:
+    """What the owner is to hear of this vLLM, whichever model it asks."""
+    return ["lm.tells_attention=true"] if attention else []
 
 
 def _pauses(args: argparse.Namespace) -> bool:

@@ -7,22 +7,30 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from lightmem_engine.models.turn_places import contents_of
 from lightmem_engine.serving.reply import read_object
 from lightmem_engine.types import OpenTurn, Priority
+from lightmem_engine.vllm_plugin.attention_plan import TURNS
 
 FIELDS = frozenset({"priority", "cache_salt", "kv_transfer_params"})
 _SUSPECT = (*(name.encode() for name in FIELDS), b"\\u")  # a key may be written in escapes
 
 
-def stamped(body: Mapping[str, Any], turn: OpenTurn) -> bytes:
-    """The body of a chat with memory: our messages, the user's salt, the class of a chat; no client's word on these."""
+def stamped(body: Mapping[str, Any], turn: OpenTurn, *, attention: bool = False) -> bytes:
+    """The body of a chat with memory: our messages, the user's salt, the class of a chat; no client's word on these.
+
+    attention: ask for the attention between the turns, too.
+    """
     kept = {name: value for name, value in body.items() if name not in FIELDS and name != "memory"}
     kept["messages"] = [dict(message) for message in turn.messages]
     kept["priority"] = int(Priority.FOREGROUND)
     if turn.salt:
         kept["cache_salt"] = turn.salt
-    if turn.kv_params:
-        kept["kv_transfer_params"] = dict(turn.kv_params)
+    params = dict(turn.kv_params)
+    if attention:
+        params[TURNS] = contents_of(turn.messages)
+    if params:
+        kept["kv_transfer_params"] = params
     return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 

@@ -26,7 +26,8 @@ INTERNAL: Literal["internal"] = "internal"
 class PluginSettings:
     """socket: the owner's.   token: the owner's bearer token for this server.   trust, keys: as configured.
 
-    api_keys: SHA-256 digests in hex of keys that vLLM knows and the file of keys does not.
+    api_keys: SHA-256 digests in hex of keys that vLLM knows and the file of keys does not.   attention: whether chats
+    are to tell the owner how the model attends from turn to turn.
     """
 
     socket: str
@@ -34,6 +35,7 @@ class PluginSettings:
     trust: str = "user"
     keys: str = ""
     api_keys: tuple[str, ...] = ()
+    attention: bool = False
 
     def publish(self, environment: MutableMapping[str, str] | None = None) -> None:
         """Write them where `received` reads them."""

@@ -25,7 +25,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.said: list[dict[str, Any]] = []
-        self.status, self.answer = 200, None
+        self.status = 200
+        self.answer: Any = None
 
     @property
     def url(self) -> str:

@@ -51,14 +51,21 @@ def tokenizer() -> Any:
     )
 
 
-def save(folder: Path, kind: Literal["qwen2", "qwen3"] = "qwen3", seed: int = 0, context: int = 2048) -> Path:
+def save(
+    folder: Path,
+    kind: Literal["qwen2", "qwen3"] = "qwen3",
+    seed: int = 0,
+    context: int = 2048,
+    layers: int = 2,
+    head_dim: int = 16,
+) -> Path:
     """Write a checkpoint; its weights are large enough that greedy output is not one repeated token."""
     words = tokenizer()
     sizes: dict[str, Any] = {
         "vocab_size": len(words) + 9,  # real checkpoints pad their vocabulary
         "hidden_size": 48,
         "intermediate_size": 96,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": context,
@@ -70,7 +77,7 @@ def save(folder: Path, kind: Literal["qwen2", "qwen3"] = "qwen3", seed: int = 0,
     if kind == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**sizes))
     else:
-        model = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16))
+        model = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=head_dim))
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder

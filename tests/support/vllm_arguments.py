@@ -49,6 +49,7 @@ def _planned(argv: list[str]) -> dict[str, Any]:
         "socket": plan.settings.socket,
         "token": plan.settings.token,
         "api_keys": plan.settings.api_keys,
+        "attention": plan.settings.attention,
     }
 
 

@@ -31,6 +31,8 @@ REFUSED: list[tuple[Line, str]] = [
     ((["--keys", "/nowhere.toml"], {}), "cannot read /nowhere.toml"),
     ((["--background", "pause", "--scheduling-policy", "fcfs"], {}), "--background pause needs"),
     ((["--set", "upstream.url=http://x"], {}), "upstream.url is for the gateway"),
+    ((["--set", "classifier.source=served", "--set", "kv.mode=off"], {}), "inside vLLM needs kv.mode = persist"),
+    ((["--set", "classifier.source=served", "-tp", "2"], {}), "served: the model is spread over several workers"),
 ]
 
 
@@ -64,7 +66,7 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
     hashed.write_text(f'[[keys]]\nsha256 = "{"0" * 64}"\ntenant = "red"\n', "utf-8")
     hashed.chmod(0o600)
     base = ["--data-dir", str(data)]
-    plain, told, open_, own_key, other_model, digest, *without_kv = _parse(
+    plain, told, open_, own_key, other_model, digest, served, *without_kv = _parse(
         [
             (["--model", "some/model", *base], {"VLLM_PLUGINS": "theirs,more"}),
             (["some/model", "--config", str(yaml), "--port", "8100", "--scheduling-policy", "fcfs"], {}),
@@ -72,6 +74,7 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
             (["some/model", "--api-key", "theirs", "--background", "cancel", *base], {"PYTHONHASHSEED": "7"}),
             (["some/model", "--set", "lm.url=http://elsewhere/v1", "--set", "device.shared=false", *base], {}),
             (["some/model", "--keys", str(hashed), *base], {}),
+            (["some/model", "--set", "classifier.source=served", *base], {}),
             (["some/model", "--set", "kv.mode=off", *base], {}),
             (["some/model", "--prefix-caching-hash-algo", "xxhash", *base], {}),
             (["some/model", "--kv-transfer-config", '{"kv_connector": "Other", "kv_role": "kv_both"}', *base], {}),
@@ -94,7 +97,10 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
     assert plain["secrets"] == ["LIGHTMEM_LM__API_KEY"]
     assert plain["token"] not in json.dumps(plain["owner"])
 
-    assert plain["kv"] == "LightMemConnector"
+    assert plain["kv"] == served["kv"] == "LightMemConnector"
+    assert (plain["attention"], served["attention"]) == (False, True)
+    assert "lm.tells_attention=true" in served["owner"]
+    assert "lm.tells_attention=true" not in plain["owner"]
     assert [one["kv"] for one in without_kv] == [None, None, "Other"]
 
     assert told["args"]["max_num_seqs"] == 7

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightmem_engine.types import OpenTurn
+from lightmem_engine.vllm_plugin.attention_plan import TURNS
 from lightmem_engine.vllm_plugin.policy import FIELDS, cleaned, stamped
 
 TURN = OpenTurn("t", ({"role": "user", "content": "hello"},), salt="ann's", kv_params={"keep": 1})
@@ -31,6 +32,19 @@ def test_a_chat_with_memory_bears_our_fields_and_nobody_elses() -> None:
         "cache_salt": "ann's",
         "kv_transfer_params": {"keep": 1},
     }
+
+
+def test_where_attention_is_wanted_a_chat_names_its_turns() -> None:
+    messages = (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": [{"type": "text", "text": "in parts"}]},
+        {"role": "user", "content": "again"},
+    )
+    turn = OpenTurn("t", messages, kv_params={"keep": 1})
+    sent = json.loads(stamped({}, turn, attention=True))
+    assert sent["kv_transfer_params"] == {"keep": 1, TURNS: ["hello", "again"]}
 
 
 def test_without_salt_and_kv_there_are_none() -> None:

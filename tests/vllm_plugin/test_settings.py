@@ -15,7 +15,7 @@ from tests.vllm_plugin.conftest import keys_file
 
 def test_settings_travel_by_the_environment() -> None:
     environment: dict[str, str] = {}
-    settings = PluginSettings("/d/engine.sock", "secret", "header", "/keys.toml", ("ab", "cd"))
+    settings = PluginSettings("/d/engine.sock", "secret", "header", "/keys.toml", ("ab", "cd"), True)
     settings.publish(environment)
     assert received(environment) == settings
 
