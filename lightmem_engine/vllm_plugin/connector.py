@@ -273,6 +273,7 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def _add(self, plan: StepPlan, id: str, blocks: Sequence[int], computed: int, count: int, *, anew: bool) -> None:
         """A step computes `count` tokens of a request behind `computed` ones."""
+        assert self._planner is not None
         save = self._planner.scheduled(id, blocks, computed + count, anew=anew)
         if save is not None:
             plan.saves.append(save)
