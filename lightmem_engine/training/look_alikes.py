@@ -102,11 +102,14 @@ def _tell(teller: Teller, key: Key, when: datetime, speaker: str, before: Told |
 
 
 def _keys(draw: Draw, teller: Teller, owner: str, count: int) -> list[Key]:
-    """Different keys, the first and then, in any order, what is most like it: it and they share the attribute, the
-    person, or both but for the noun."""
+    """Different keys, the first and then, in any order, what is like it: mostly other things of the same person, as
+    those are what a memory asks about, or the same thing of others."""
     rng = draw.rng
+    is_of_one = rng.random() < 0.55
     people = teller.people(owner, rng.randint(2, 4))
-    one, *rest = rng.sample(ATTRIBUTES, rng.randint(1, 3))
+    if is_of_one:
+        people = [rng.choice(people)]
+    one, *rest = rng.sample(ATTRIBUTES, rng.randint(3, 6) if is_of_one else rng.randint(1, 3))
     alike = [other for other in ATTRIBUTES if other.kind == one.kind and other not in (one, *rest)]
     rest += rng.sample(alike, min(len(alike), rng.randint(0, 1)))
     slots = [
