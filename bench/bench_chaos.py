@@ -82,6 +82,7 @@ def killed(ground: Ground) -> Account:
     rounds = 5 if ground.chats > 50 else 2
     for _ in range(rounds):
         server = ground.server().wait_ready()
+        account.turns += talkers.many(server.url, 2)  # so that even a slow machine has something to lose
         killer = threading.Timer(chance.uniform(0.5, 1.5), server.process.kill)
         killer.start()
         account.turns += talkers.many(server.url, 10_000, until=partial(_is_dead, server))

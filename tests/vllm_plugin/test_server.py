@@ -43,6 +43,7 @@ ROUTES = [
     ("POST", "/v1/memory/turns/open"),
     ("POST", "/v1/memory/turns/close"),
     ("POST", "/v1/memory/foreground"),
+    ("POST", "/v1/memory/owner"),
 ]
 
 
@@ -123,7 +124,7 @@ def test_no_route_of_ours_answers_a_stranger(vllm: VllmServer, method: str, path
 
 
 def test_turns_are_not_for_callers(vllm: VllmServer) -> None:
-    for path in ("/v1/memory/turns/open", "/v1/memory/%74urns/open", "/v1/memory/foreground"):
+    for path in ("/v1/memory/turns/open", "/v1/memory/%74urns/open", "/v1/memory/foreground", "/v1/memory/owner"):
         assert native(vllm, "POST", path, json={"messages": [], "action": "enter"}).status_code == 404
 
 
