@@ -31,7 +31,7 @@ from lightmem_engine.runtime.finished import Finished
 from lightmem_engine.runtime.flag import NAME as FLAG_NAME
 from lightmem_engine.runtime.flag import ForegroundFlag
 from lightmem_engine.sensory.memory import SensoryMemory, spoken
-from lightmem_engine.stages import admission_policy, forget_prompts, load_watch, sleeper
+from lightmem_engine.stages import admission_policy, asks_behind, forget_prompts, load_watch, sleeper
 from lightmem_engine.stages import pipeline as build_pipeline
 from lightmem_engine.stores.lock import DirectoryLock
 from lightmem_engine.stores.memory_db import MemoryDB
@@ -95,7 +95,8 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     sleep = sleeper(config, db, embed_model, lm, worker, admission, clock, failpoints, encoders.device.kind)
     listeners = Listeners(sleep.heard, sleep.extracted)
     sensory = _sensory(config, encoders, ModelCalls(worker, Priority.INGEST))
-    finished = Finished(2 * config.short_term.idle_seconds + 60)  # until what was said has been extracted
+    # Held until what was said has been extracted.
+    finished = Finished(2 * config.short_term.idle_seconds + 60 if asks_behind(config) else 0)
     models = (embed_model, lm, worker, admission)
     pipeline = build_pipeline(config, db, sensory, *models, clock, failpoints, listeners, finished)
     calls = ModelCalls(worker, Priority.FOREGROUND)

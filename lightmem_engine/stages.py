@@ -126,15 +126,20 @@ async def _extractive(segments: Sequence[Segment]) -> Extraction:
     return Extraction(found)
 
 
+def asks_behind(config: EngineConfig) -> bool:
+    """Whether extraction may be asked behind a conversation: of a model whose caches are there for it. The packaged one
+    has learned the other form alone."""
+    caches = {"qwen": True, "remote": config.lm.send_salt}
+    return config.extract.prefix and _extracts_by_model(config) and caches.get(choose_lm(config)[0], False)
+
+
 def _extractor(
     config: EngineConfig, lm: LanguageModel, admission: Admission, db: MemoryDB, finished: Finished
 ) -> Extractor:
     # A salt costs a row per user; a model elsewhere is told of it only if it understands.
     salt_of = db.chats.salt if isinstance(lm, Forgetful) or config.lm.send_salt else None
     model = AdmittedModel(lm, admission)
-    # The packaged model has learned the other form alone.
-    asks_behind = config.extract.prefix and isinstance(lm, KnowsCaches) and choose_lm(config)[0] != "packaged"
-    behind = Behind(finished.find, lm) if asks_behind and isinstance(lm, KnowsCaches) else None
+    behind = Behind(finished.find, lm) if isinstance(lm, KnowsCaches) and asks_behind(config) else None
     form, max_tokens = config.extract.form, config.extract.max_tokens
     return Extractor(model, mode=form, max_tokens=max_tokens, salt_of=salt_of, behind=behind)
 

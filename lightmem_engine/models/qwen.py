@@ -146,8 +146,12 @@ class QwenModel:
 
     async def uncached(self, prompt: Prompt, num_read: int) -> int:
         """Known: all but what lies in memory, or on disk."""
-        tokens = self._encode(prompt)
-        found = await self._step(lambda: self._cache.reach(tokens, prompt.salt), Priority.INGEST)
+
+        def look() -> tuple[list[int], int]:
+            tokens = self._encode(prompt)
+            return tokens, self._cache.reach(tokens, prompt.salt)
+
+        tokens, found = await self._step(look, Priority.INGEST)
         if self.kept is not None and prompt.salt:
             places = await asyncio.to_thread(self.kept.places, tokens[:-1], prompt.salt)
             found = max([found, *(place.start + place.take for place in places)])

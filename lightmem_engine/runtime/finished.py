@@ -34,7 +34,8 @@ class Conversation:
 class Finished:
     """The newest conversation of each session. Belongs to one event loop.
 
-    seconds: after which one is forgotten: the model's caches of it have gone, too, by then.
+    seconds: after which one is forgotten: the model's caches of it have gone, too, by then. 0: nothing is held, because
+    nobody will ask.
     """
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
@@ -46,6 +47,8 @@ class Finished:
     def add(self, scope: Scope, session: str, conversation: Conversation) -> None:
         """A reply has ended."""
         self.drop(scope, session)
+        if not self._seconds:
+            return
         self._known[scope, session] = self._now(), conversation
         self._num_chars += conversation.num_chars
         while self._known and self._num_chars > MAX_CHARS:

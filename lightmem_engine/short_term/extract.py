@@ -128,12 +128,12 @@ class Extractor:
         if self.behind is None:
             return Extraction(), False
         other = Prompt(tuple(v1.extract([line.numbered() for line in lines], self.mode)), salt=salt)
-        prompt = await self.behind.prompt([line.sensed.turn for line in lines], self.mode, other)
-        if prompt is None:
-            return Extraction(), False
         try:
+            prompt = await self.behind.prompt([line.sensed.turn for line in lines], self.mode, other)
+            if prompt is None:
+                return Extraction(), False
             answer = await self._ask(prompt)
-        except InvalidInput:  # longer than the context
+        except InvalidInput:  # longer than the context, or a conversation that the template refuses now
             return Extraction(), False
         asked = Extraction(num_calls=1, usage=answer.usage)
         try:

@@ -63,3 +63,10 @@ def test_all_together_stay_within_bounds(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [known.find(ANN, session) is not None for session in "abc"] == [False, True, True]
     known.add(ANN, "d", said("x" * 11))
     assert known.find(ANN, "d") is None
+
+
+def test_nothing_is_held_where_nobody_asks() -> None:
+    known = Finished(0)
+    known.add(ANN, "s", said("one"))
+    assert known.find(ANN, "s") is None
+    assert not known._known
