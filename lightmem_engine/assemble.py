@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from lightmem_engine.loading import Encoders, load_encoders, load_lm
 from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.pipeline.calls import CLASSIFY, EMBED, SHORTEN, ModelCalls
 from lightmem_engine.pipeline.curator import Caches, Curator
+from lightmem_engine.pipeline.kept import Kept
 from lightmem_engine.pipeline.listeners import Listeners
 from lightmem_engine.pipeline.porter import Porter
 from lightmem_engine.prompts import v1 as prompts
-from lightmem_engine.protocols import Clock
+from lightmem_engine.protocols import Clock, LanguageModel
 from lightmem_engine.runtime.admission import Admission
 from lightmem_engine.runtime.batcher import BACKGROUND_SHARE, DeviceWorker
 from lightmem_engine.runtime.clock import SystemClock
@@ -65,24 +66,55 @@ async def open_workbench(config: EngineConfig) -> AsyncIterator[Workbench]:
 
 
 async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine:
-    """Open the data directory, load the models, take up unfinished work.
+    """Open the data directory, load the models, take up unfinished work; if that fails, nothing stays open.
 
     Raises `ConfigError` for what cannot be on this machine, `StoreError` if the directory cannot be used.
     """
-    clock = clock or SystemClock()
+    async with AsyncExitStack() as undo:
+        engine = await _stages(await _ground(config, clock or SystemClock(), undo), undo)
+        undo.pop_all()  # closed by the engine from now on
+    return engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What the stages stand on. release: the last thing that closing does."""
+
+    config: EngineConfig
+    clock: Clock
+    failpoints: Failpoints
+    directory: Path
+    encoders: Encoders
+    lm: LanguageModel
+    db: MemoryDB
+    kept: Kept
+    worker: DeviceWorker
+    admission: Admission
+    release: Callable[[], None]
+
+    def calls(self, priority: Priority) -> ModelCalls:
+        """The encoders, for work of this class."""
+        return ModelCalls(self.worker, priority)
+
+
+async def _ground(config: EngineConfig, clock: Clock, undo: AsyncExitStack) -> _Ground:
     directory = Path(config.data_dir or default_data_dir()).expanduser()
     failpoints = Failpoints(config.runtime.failpoint)
-    lock = DirectoryLock(directory)
-    try:
-        encoders = await asyncio.to_thread(load_encoders, config)
-        lm = await asyncio.to_thread(load_lm, config, encoders.device, encoders.served)
-        db = await _open_db(config, directory / "memory.db", encoders.embedder.name, failpoints)
-    except BaseException:
-        lock.release()
-        raise
+    closing = ExitStack()  # in the opposite order
+    undo.push(closing)
+    closing.callback(DirectoryLock(directory).release)
+    encoders = await asyncio.to_thread(load_encoders, config)
+    lm = await asyncio.to_thread(load_lm, config, encoders.device, encoders.served)
+    undo.push_async_callback(lm.aclose)
+    db = await _open_db(config, directory / "memory.db", encoders.embedder.name, failpoints)
+    undo.push_async_callback(db.aclose)
     kept = await open_kept(config, directory, db, lm, clock, failpoints)
+    undo.push_async_callback(kept.aclose)
     worker = _worker(config, encoders)
+    undo.callback(worker.close)
     flag = ForegroundFlag(directory / FLAG_NAME, is_writer=True) if config.lm.pauses else None
+    if flag is not None:
+        closing.callback(flag.set, 0)
 
     def tell_users(count: int) -> None:
         if flag is not None:
@@ -91,19 +123,28 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
             worker.users(count)
 
     admission = Admission(admission_policy(config), tell_users)
+    watch = load_watch(config, admission)
+    if watch is not None:
+        watch.start()
+        closing.callback(watch.stop)
+    return _Ground(config, clock, failpoints, directory, encoders, lm, db, kept, worker, admission, closing.close)
+
+
+async def _stages(ground: _Ground, undo: AsyncExitStack) -> LocalEngine:
+    config, clock, db, lm, encoders = ground.config, ground.clock, ground.db, ground.lm, ground.encoders
     embed_model = encoders.embedder.name
-    sleep = sleeper(config, db, embed_model, lm, worker, admission, clock, failpoints, encoders.device.kind)
-    listeners = Listeners(sleep.heard, sleep.extracted)
-    sensory = _sensory(config, encoders, ModelCalls(worker, Priority.INGEST))
+    rest = (ground.worker, ground.admission, clock, ground.failpoints)
+    sleep = sleeper(config, db, embed_model, lm, *rest, encoders.device.kind)
+    sensory = _sensory(config, encoders, ground.calls(Priority.INGEST))
     # Held until what was said has been extracted.
     finished = Finished(2 * config.short_term.idle_seconds + 60 if asks_behind(config) else 0)
-    models = (embed_model, lm, worker, admission)
-    pipeline = build_pipeline(config, db, sensory, *models, clock, failpoints, listeners, finished)
-    calls = ModelCalls(worker, Priority.FOREGROUND)
+    listeners = Listeners(sleep.heard, sleep.extracted)
+    pipeline = build_pipeline(config, db, sensory, embed_model, lm, *rest, listeners, finished)
+    embed = ground.calls(Priority.FOREGROUND).embed
     long_term = LongTermMemory(
         feed=db,
         make_index=lambda: UserIndex(encoders.embedder.dim, encoders.device.kind),
-        embed=calls.embed,
+        embed=embed,
         config=config,
         clock=clock,
         render=prompts.memory_line,
@@ -111,10 +152,8 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
     )
 
     def forget_user(scope: Scope) -> None:
-        pipeline.forget_user(scope)
-        sleep.forget_user(scope)
-        long_term.forget(scope)
-        engine.forget_turns(scope)
+        for forget in (pipeline.forget_user, sleep.forget_user, long_term.forget, engine.forget_turns):
+            forget(scope)
 
     def forget_words(scope: Scope) -> None:
         for forget in (pipeline.forget, long_term.forget, engine.doubt_turns):
@@ -126,42 +165,32 @@ async def build(config: EngineConfig, clock: Clock | None = None) -> LocalEngine
         await forget_read()
         if encoders.served is not None:
             encoders.served.clear()
-        await kept.settle()
+        await ground.kept.settle()
 
     caches = Caches(forget_words, forget_user, forget_caches)
-    chat_budget_ms = await budget.automatic(
-        encoders.device.kind, calls.embed, (config.runtime.batch_tokens or BATCH_TOKENS["cpu"]) // BACKGROUND_SHARE
-    )
-    watch = load_watch(config, admission)
-
-    def release() -> None:
-        if watch is not None:
-            watch.stop()
-        if flag is not None:
-            flag.set(0)
-        lock.release()
-
-    if watch is not None:
-        watch.start()
+    at_once = (config.runtime.batch_tokens or BATCH_TOKENS["cpu"]) // BACKGROUND_SHARE
+    chat_budget_ms = await budget.automatic(encoders.device.kind, embed, at_once)
     await pipeline.start()
+    undo.push_async_callback(pipeline.aclose)
     await sleep.start()
+    undo.push_async_callback(sleep.aclose)
     engine = LocalEngine(
         config=config,
         db=db,
         pipeline=pipeline,
         long_term=long_term,
         lm=lm,
-        embed=calls.embed,
-        worker=worker,
-        admission=admission,
+        embed=embed,
+        worker=ground.worker,
+        admission=ground.admission,
         clock=clock,
-        release=release,
-        directory=directory,
-        curator=Curator(db, calls.embed, embed_model, spoken, clock, caches),
+        release=ground.release,
+        directory=ground.directory,
+        curator=Curator(db, embed, embed_model, spoken, clock, caches),
         sleeper=sleep,
-        porter=Porter(db, ModelCalls(worker, Priority.INGEST).embed, embed_model, spoken, pipeline),
+        porter=Porter(db, ground.calls(Priority.INGEST).embed, embed_model, spoken, pipeline),
         forget_prompts=caches.prompts,
-        kept=kept,
+        kept=ground.kept,
         chat_budget_ms=chat_budget_ms,
         finished=finished,
         note_attention=None if encoders.served is None else encoders.served.note,
