@@ -42,7 +42,9 @@ def main(argv: Sequence[str]) -> int:
     Raises `ConfigError` for options that cannot be, `StoreError` if the owner cannot start; unknown options end the
     process, as argparse has it.
     """
-    logging.getLogger("lightmem_engine").addHandler(logging.StreamHandler())
+    ours = logging.getLogger("lightmem_engine")
+    ours.addHandler(logging.StreamHandler())
+    ours.setLevel(logging.WARNING)  # its own, for with one API server vLLM serves here and sets the root's to less
     command, args = parse(argv)
     plan = prepare(args, load(args.memory_config, settings=settings_of(args)))
     try:
