@@ -29,6 +29,8 @@ _NOBODY = "someone somebody anyone anybody everyone everybody people nothing som
 _VERB = re.compile(
     r"\w+(?:ed|s)|has|had|went|got|took|can|cannot|will|must|may|left|came|gave|bought|paid|saw|met|told|said"
 )
+# "My boss is ill" is about the boss, but "my doctor is called Kim" may be said of oneself.
+_NAMED = frozenset(("", "is", "was", "are", "called", "named"))
 _DETERMINERS = frozenset(("my", "our", "the", "a", "an"))
 _NO_NAMES = STOPWORDS.union(_NOBODY.split())
 OWN = frozenset(("i", "my", "me", "mine", "we", "our", "us"))
@@ -44,7 +46,7 @@ def subject(words: Sequence[str]) -> str | None:
         return "i"
     for before, word, after in zip(("", *words), words, (*words[1:], ""), strict=False):
         person = word.removesuffix("'s")
-        if person in FAMILY and before in ("my", "our"):
+        if before in ("my", "our") and (person in FAMILY or (person in PEOPLE and after not in _NAMED)):
             return person
         if person in FAMILY and _owns(before):
             return f"{before} {person}"

@@ -16,6 +16,8 @@ from lightmem_engine.people import subject
         ("Anna’s car is red", "anna"),
         ("The book my uncle likes best is Emma", "uncle"),
         ("My dog's name is Rex", "i"),
+        ("My boss cannot eat nuts", "boss"),
+        ("My doctor is called Kim", "i"),
         ("Anna went to the opera", "anna"),
         ("Anna cannot stand rain", "anna"),
         ("Someone gave Anna a lamp", None),

@@ -51,11 +51,12 @@ def may_matter(target: Reading, source: Reading) -> bool:
 
 
 def apart(target: Reading, source: Reading) -> bool:
-    """Whether both say in plain words whom or what they are about, and it is not the same."""
+    """Whether their words tell that they are not about the same: not the same person, or not the same thing. What
+    somebody says of himself, and a sentence without an "I", are not about the same person."""
     people = [{subject(part.words) for part in reading.told} for reading in (target, source)]
-    things = [_things(reading) for reading in (target, source)]
-    if all(some and None not in some for some in people) and people[0].isdisjoint(people[1]):
+    if all(people) and people[0].isdisjoint(people[1]) and (None not in people[0] | people[1] or {"i"} in people):
         return True
+    things = [_things(reading) for reading in (target, source)]
     return all(things) and things[0].isdisjoint(things[1])
 
 

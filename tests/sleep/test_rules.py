@@ -124,6 +124,8 @@ def test_decisions_are_about_an_older_and_a_newer_entry(texts: list[str]) -> Non
         ("I live in Rome.", "My job is nurse.", True),
         ("I live in Rome.", "I moved to Bonn.", False),
         ("I live in Rome. The whole week was wet.", "My sister moved to Bonn.", False),
+        ("I live in Rome.", "The street where Anna lives is Elm Street.", True),
+        ("My sister lives in Rome.", "The street where she lives is Elm Street.", False),
         ("My sister hates rain.", "My sister cannot stand snow.", False),
         ("The opera in Rome was lovely.", "My sister moved to Bonn.", False),
     ],
