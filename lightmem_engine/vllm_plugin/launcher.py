@@ -19,6 +19,7 @@ from pathlib import Path
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.config_loader import LoadedConfig, default_data_dir, load
 from lightmem_engine.errors import ConfigError
+from lightmem_engine.models.packaged import MICRO_QWEN_DIRECTORY
 from lightmem_engine.serving.keys import clear_keys
 from lightmem_engine.serving.owner import SOCKET_NAME
 from lightmem_engine.vllm_plugin import compat
@@ -192,6 +193,8 @@ def _model_settings(args: argparse.Namespace, config: EngineConfig) -> list[str]
     found = [f"lm.url={_address(args)}", "lm.backend=remote", "lm.disable_thinking=true"]
     if args.enable_prefix_caching is not False:
         found.append("lm.send_salt=true")
+    if Path(args.model).resolve() == MICRO_QWEN_DIRECTORY.resolve():
+        found.append("extract.prefix=false")  # it has learned the other form alone
     if args.scheduling_policy == "priority":
         found.append("lm.send_priority=true")
     else:
