@@ -34,6 +34,8 @@ class OwnerLink:
 
     def call(self, path: str, body: dict[str, Any], *, timeout: float = 10.0) -> dict[str, Any]:
         """One question."""
+        if not self._socket.is_socket():  # httpcore would leave the socket open with which it failed to connect
+            raise FileNotFoundError(f"nobody listens at {self._socket}")
         directory = os.open(self._socket.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:  # through the directory the name is short: a socket address holds about 100 characters
             transport = httpx.HTTPTransport(uds=f"/proc/self/fd/{directory}/{self._socket.name}", verify=False)
