@@ -61,6 +61,7 @@ async def measure(url: str, args: argparse.Namespace, table: Table, case: dict[s
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(timeout=600, limits=limits) as http:
         server = Server(http, url, MODEL, "", Shape(prompt=args.prompt))
+        await server.calibrate()
         await _chats(server, args, 4, 0)  # warm
         alone = await _chats(server, args, args.chats, 1)
         before, started = await _read(http, url), time.perf_counter()

@@ -5,8 +5,7 @@ Arguments and results are those of the public functions in `lightmem_kernels`.
 
 from __future__ import annotations
 
-import itertools
-
+import numpy as np
 import torch
 
 # Scores of one block held at once; bounds the scratch memory to a few tens of MB whatever the lengths.
@@ -70,12 +69,13 @@ def check_attention(
     starts_q, starts_k = cu_q.tolist(), cu_k.tolist()
     if len(starts_q) != len(starts_k) or not starts_q:
         raise ValueError("cu_q and cu_k must have one entry more than there are sequences")
-    for starts, total in ((starts_q, q.shape[0]), (starts_k, k.shape[0])):
-        if starts[0] != 0 or starts[-1] != total or any(a > b for a, b in itertools.pairwise(starts)):
+    queries, keys = np.diff(starts_q), np.diff(starts_k)
+    for starts, sizes, total in ((starts_q, queries, q.shape[0]), (starts_k, keys, k.shape[0])):
+        if starts[0] != 0 or starts[-1] != total or (sizes < 0).any():
             raise ValueError(f"sequence bounds must grow from 0 to {total}, got {starts}")
-    for b in range(len(starts_q) - 1):
-        if causal and starts_q[b + 1] - starts_q[b] > starts_k[b + 1] - starts_k[b]:
-            raise ValueError(f"sequence {b} has more queries than keys, which causal attention cannot place")
+    if causal and (queries > keys).any():
+        sequence = int((queries > keys).argmax())
+        raise ValueError(f"sequence {sequence} has more queries than keys, which causal attention cannot place")
     return starts_q, starts_k
 
 
@@ -83,7 +83,8 @@ def result_tensor(
     q: torch.Tensor, seg_q: torch.Tensor, seg_k: torch.Tensor, num_sequences: int, mode: str, into: torch.Tensor | None
 ) -> torch.Tensor:
     """Zeros of the result's shape, or the tensor to accumulate into once it is known to fit."""
-    most = int(max(seg_q.max().item() if len(seg_q) else -1, seg_k.max().item() if len(seg_k) else -1)) + 1
+    highest = [segments.max() for segments in (seg_q, seg_k) if len(segments)]
+    most = 1 + int(torch.stack(highest).max()) if highest else 0  # one wait for the device, not two
     room = max(1, most) if into is None or mode == "received" or into.dim() < 2 else into.shape[1]
     table = (num_sequences, room, room if mode == "matrix" else 3)
     shape = tuple(seg_k.shape) if mode == "received" else table

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 
@@ -57,10 +58,10 @@ def segment_attention(
     interpreted = not q.is_cuda
     tiling = tiling or (INTERPRETED if interpreted else TILINGS[64 if width <= 64 else 128])
     tiles, most_keys = _tiles(starts_q, starts_k, tiling.queries)
-    if not tiles:
+    if not len(tiles):
         return out
     q, k = _rows(q), _rows(k)
-    where = torch.tensor(tiles, dtype=torch.int32).to(q.device, non_blocking=True)
+    where = torch.from_numpy(tiles).to(q.device, non_blocking=True)
     common: dict[str, Any] = {
         "GROUP": q.shape[1] // k.shape[1],
         "DIM": width,
@@ -76,10 +77,10 @@ def segment_attention(
         lse = torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device)
         denominators[(len(tiles), q.shape[1])](q, k, lse, where, scale, q.shape[2], *strides, lse.stride(0), **common)
     lse = lse.contiguous()
-    row = out.stride(1) if out.dim() == 3 else 0
-    fold_tile[(len(tiles), triton.cdiv(most_keys, tiling.keys))](
-        q, k, lse, seg_q.int(), seg_k.int(), where, out, scale, q.shape[2], *strides, lse.stride(0), out.stride(0), row,
-        HEADS=q.shape[1], MODE=MODES[mode], SPLIT=not interpreted, **common,
+    row, key_tiles = out.stride(1) if out.dim() == 3 else 0, triton.cdiv(most_keys, tiling.keys)
+    fold_tile[(len(tiles) * key_tiles,)](
+        q, k, lse, seg_q.int(), seg_k.int(), where, out, scale, q.shape[2], key_tiles, *strides, lse.stride(0),
+        out.stride(0), row, HEADS=q.shape[1], MODE=MODES[mode], SPLIT=not interpreted, **common,
     )  # fmt: skip
     return out
 
@@ -89,15 +90,19 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.stride(2) == 1 else tensor.contiguous()
 
 
-def _tiles(starts_q: list[int], starts_k: list[int], size: int) -> tuple[list[tuple[int, ...]], int]:
-    """The rows of `tiles`, and the most keys a sequence has."""
-    tiles: list[tuple[int, ...]] = []
-    most = 0
-    for b in range(len(starts_q) - 1):
-        (first, end), (key_start, key_end) = starts_q[b : b + 2], starts_k[b : b + 2]
-        if first == end or key_start == key_end:
-            continue
-        most = max(most, key_end - key_start)
-        before = (key_end - key_start) - (end - first)
-        tiles += [(b, i, end, key_start, key_end, before + i - first) for i in range(first, end, size)]
-    return tiles, most
+def _tiles(starts_q: list[int], starts_k: list[int], size: int) -> tuple[np.ndarray, int]:
+    """The rows of `tiles`, int32 [num_tiles, 6], and the most keys a sequence has."""
+    bounds_q, bounds_k = np.array(starts_q, np.int64), np.array(starts_k, np.int64)
+    queries, keys = np.diff(bounds_q), np.diff(bounds_k)
+    counts = np.where(keys > 0, -(-queries // size), 0)
+    of = np.repeat(np.arange(len(counts)), counts)
+    begun = (np.arange(len(of)) - np.repeat(counts.cumsum() - counts, counts)) * size  # queries before the tile
+    columns = (
+        of,
+        bounds_q[of] + begun,
+        bounds_q[of + 1],
+        bounds_k[of],
+        bounds_k[of + 1],
+        keys[of] - queries[of] + begun,
+    )
+    return np.stack(columns, 1).astype(np.int32), int(keys[of].max(initial=0))

@@ -18,6 +18,7 @@ from transformers.activations import ACT2FN
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.models.laid_out import can_lay_out
 
+VARLEN_ALIGNMENT = 8  # of a head's width, which torch's variable-length attention asks for
 # Rows of one pass through the wide layers on a CPU: their activations then stay in the cache.
 _WIDE_ROWS = 512
 
@@ -189,7 +190,8 @@ def attend(
     qkv: [tokens, 3, heads, d].   visible: as in `PackedBody.run`.   lse: float32 [heads, tokens], if asked for.
     """
     tokens, _, heads, width = qkv.shape
-    if qkv.device.type == "cuda" and visible is None and qkv.dtype in (torch.float16, torch.bfloat16):
+    is_half = qkv.dtype in (torch.float16, torch.bfloat16)
+    if qkv.device.type == "cuda" and visible is None and is_half and width % VARLEN_ALIGNMENT == 0:
         found = _varlen(qkv, lengths, with_lse)
         if found is not None:
             return found[0].reshape(tokens, heads * width), found[1]

@@ -26,7 +26,7 @@ TARGET = GPUTarget("cuda", 90, 32)
 TOOL = Path(str(nvidia.__file__)).parent / "bin" / "cuobjdump"
 KINDS = {"q": "*bf16", "k": "*bf16", "lse": "*fp32", "out": "*fp32", "scale": "fp32"}
 KINDS |= dict.fromkeys(("seg_q", "seg_k", "tiles"), "*i32")
-UNALIGNED = ("scale", "stride_out", "stride_row")  # all else is a pointer, or a multiple of 16
+UNALIGNED = ("scale", "key_tiles", "stride_out", "stride_row")  # all else is a pointer, or a multiple of 16
 
 
 def compiled(kernel: Any, constants: Mapping[str, Any], tiling: Tiling) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification
 
-from lightmem_engine.models.packed import Captured, PackedBody, by_head
+from lightmem_engine.models.packed import Captured, PackedBody, attend, by_head
 from tests.models import tiny_encoder
 from tests.models.tiny_encoder import Family
 
@@ -27,10 +27,21 @@ def test_denominators_are_turned_the_way_the_reducer_wants_them() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_heads_that_the_kernel_does_not_take_are_computed_all_the_same() -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(5, 3, 2, 6, dtype=torch.float16)
+    found, lse = attend(qkv.cuda(), (2, 3), with_lse=True)
+    truth, _ = attend(qkv.double(), (2, 3))
+    assert lse is None
+    assert float((found.cpu().double() - truth).norm() / truth.norm()) < 5e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2)])
 def test_logits_and_denominators(tmp_path: Path, family: Family, dtype: torch.dtype, tolerance: float) -> None:
-    folder = tiny_encoder.save(tmp_path / "tiny", family, labels=2)
+    folder = tiny_encoder.save(tmp_path / "tiny", family, labels=2, heads=3)
 
     def load(kind: torch.dtype) -> Any:
         model = AutoModelForTokenClassification.from_pretrained(folder, dtype=kind, attn_implementation="eager")

@@ -56,16 +56,24 @@ def tokenizer(family: Family, corpus: Sequence[str] = CORPUS, vocab_size: int = 
 
 
 def save(
-    folder: Path, family: Family = "bert", *, labels: int = 0, seed: int = 0, positions: int = 512, words: Any = None
+    folder: Path,
+    family: Family = "bert",
+    *,
+    labels: int = 0,
+    seed: int = 0,
+    positions: int = 512,
+    words: Any = None,
+    heads: int = 4,
 ) -> Path:
-    """Write a checkpoint for so many tokens; `labels` adds a token-classification head, `words` is its tokenizer."""
+    """Write a checkpoint for so many tokens, 24 numbers each; `labels` adds a token-classification head, `words` is its
+    tokenizer."""
     words = words or tokenizer(family)
     sizes: dict[str, Any] = {
         "vocab_size": len(words) + 100,  # LLMLingua-2 checkpoints have a hundred spare rows
         "hidden_size": 24,
         "intermediate_size": 48,
         "num_hidden_layers": 3,
-        "num_attention_heads": 4,
+        "num_attention_heads": heads,
         "initializer_range": 0.5,
         "pad_token_id": words.pad_token_id,
         "num_labels": labels or 2,
