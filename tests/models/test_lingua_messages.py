@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lightmem_engine.assemble import open_workbench
 from lightmem_engine.config import EmbedderConfig, EngineConfig
@@ -35,28 +36,35 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return lingua_texts.save(tmp_path_factory.mktemp("messages"), family)
 
 
-def compressor(folder: Path, **options: Any) -> MessageCompressor:
-    return MessageCompressor(Encoder(locate(str(folder)), labels=True), lingua_texts.gpt_tokens, **options)
+def compressor(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> MessageCompressor:
+    encoder = Encoder(locate(str(folder)), labels=True, dtype=dtype)
+    return MessageCompressor(encoder, lingua_texts.gpt_tokens, **options)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_texts_equal_the_packages_end_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both compute in doubles and round the logits: single numbers end in bits that depend on what shares a batch, and
+    of some thousand texts one has a word whose fate hangs on such a bit."""
     theirs = lingua_texts.package(folder, monkeypatch)
-    ours = compressor(folder)
+    theirs.model.double().register_forward_hook(_rounded)
+    ours = compressor(folder, dtype=torch.float64)
     rng = random.Random(7)
     messages = [message(rng) for _ in range(NUM_MESSAGES)]
-    options = LinguaOptions(rate=0.6)
-    found = ours.compress([[text] for text in messages], options)
-    equal = chunks = 0
+    found = ours.compress([[text] for text in messages], LinguaOptions(rate=0.6))
     for text, own in zip(messages, found, strict=True):
-        chunks += 1
         try:
             expected = theirs.compress_prompt([text], rate=0.6)["compressed_prompt"]
         except IndexError:
-            equal += own.status in ("no words", "broken word") and own.text == text
-            continue
-        equal += own.text == expected
-    assert equal >= 0.999 * chunks, f"{equal} of {chunks}"
+            assert own.status in ("no words", "broken word")
+            expected = text
+        assert own.text == expected
+    single = compressor(folder).compress([[text] for text in messages], LinguaOptions(rate=0.6))
+    assert sum(own.text != exact.text for own, exact in zip(single, found, strict=True)) <= 0.01 * NUM_MESSAGES
+
+
+def _rounded(_model: Any, _asked: Any, answer: Any) -> Any:
+    answer.logits = answer.logits.float()
+    return answer
 
 
 def test_neighbours_in_the_batch_change_nothing(folder: Path) -> None:
