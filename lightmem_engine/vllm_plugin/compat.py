@@ -4,8 +4,9 @@ Written for vLLM 0.26 to 0.33. `SYMBOLS` names everything of vLLM's that the plu
 in the release that is installed. What is known of which release:
 
 - 0.32.0 (CPU): every symbol and the whole plugin run in the tests.
-- 0.26.0: the same names in the same shape, by reading. Its server modules lie elsewhere (`entrypoints.openai`; since
-  0.29 `entrypoints.launchers`), which is why nothing but `ServeSubcommand` is used of them.
+- 0.26.0 (CUDA): has served chats with memory and kept caches on a GPU; its names by reading. Its server modules
+  lie elsewhere (`entrypoints.openai`; since 0.29 `entrypoints.launchers`), which is why nothing but `ServeSubcommand`
+  is used of them.
 - after 0.32: by reading states of vLLM's public repository. `cli_env_setup` also stands in `entrypoints.cli`, where it
   is looked for first; `ServeSubcommand` and the plugin's contract are as they were. Nothing newer has been run.
 """

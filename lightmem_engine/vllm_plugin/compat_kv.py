@@ -13,6 +13,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
+from lightmem_engine.errors import BackendUnavailable, ConfigError
+from lightmem_engine.models.checkpoint import locate
+
 __all__ = [
     "KVConnectorBase_V1",
     "KVConnectorMetadata",
@@ -20,7 +23,9 @@ __all__ = [
     "KVConnectorWorkerMetadata",
     "SupportsHMA",
     "Unsuited",
+    "block_bytes",
     "facts_of",
+    "weights_of",
 ]
 
 
@@ -53,3 +58,22 @@ def facts_of(vllm_config: Any) -> dict[str, Any]:
         "eager": bool(model.enforce_eager),
         "hash": algorithm,
     }
+
+
+def block_bytes(kv_cache_config: Any) -> int:
+    """Of a block in the caches of all layers; of one kind of attention."""
+    (group,) = kv_cache_config.kv_cache_groups
+    return int(group.kv_cache_spec.page_size_bytes) * len(group.layer_names)
+
+
+def weights_of(vllm_config: Any) -> str:
+    """What tells the model's weights from others. vLLM's dummy weights depend on nothing but the model's shapes.
+
+    Raises `Unsuited` for weights that lie where we cannot read them.
+    """
+    if vllm_config.load_config.load_format == "dummy":
+        return f"dummy, {vllm_config.model_config.hf_config.to_json_string()}"
+    try:
+        return locate(vllm_config.model_config.model).digest
+    except (ConfigError, BackendUnavailable) as error:
+        raise Unsuited(str(error)) from error

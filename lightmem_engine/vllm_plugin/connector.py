@@ -8,60 +8,39 @@ Loads are asynchronous, blocks whole. Without the owner of the memory everything
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lightmem_engine.errors import StoreError
 from lightmem_engine.kv.keys import fingerprint
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
-from lightmem_engine.models.checkpoint import locate
 from lightmem_engine.vllm_plugin.attention_link import AttentionWorker, attention_planner
-from lightmem_engine.vllm_plugin.attention_plan import AttentionPlanner, Look
+from lightmem_engine.vllm_plugin.attention_plan import AttentionPlanner
 from lightmem_engine.vllm_plugin.compat_kv import (
     KVConnectorBase_V1,
-    KVConnectorMetadata,
     KVConnectorRole,
-    KVConnectorWorkerMetadata,
     SupportsHMA,
     Unsuited,
+    block_bytes,
     facts_of,
+    weights_of,
 )
 from lightmem_engine.vllm_plugin.connector_blocks import BlockMover
-from lightmem_engine.vllm_plugin.connector_link import Follower, OwnerLink
+from lightmem_engine.vllm_plugin.connector_held import HeldConversations, report_of
+from lightmem_engine.vllm_plugin.connector_link import Follower, OwnerLink, complainer
+from lightmem_engine.vllm_plugin.connector_messages import StepPlan, WorkerRates
 from lightmem_engine.vllm_plugin.connector_options import ConnectorOptions
-from lightmem_engine.vllm_plugin.connector_plan import Load, Planner, Save
+from lightmem_engine.vllm_plugin.connector_plan import Planner
+from lightmem_engine.vllm_plugin.step_times import StepTimes
 
 logger = logging.getLogger(__name__)
 
-_MEASURED_TOKENS = 64  # of a step; shorter ones say little about the speed of reading
 _TOKENS_PER_SECOND = 2000.0  # until the first step has been measured
 _BYTES_PER_SECOND = 1e9  # until the first load has been
-
-
-@dataclass
-class StepPlan(KVConnectorMetadata):  # type: ignore[misc]
-    """What the worker is to do in one step. num_tokens: that it computes.   looks: at prompts."""
-
-    loads: list[Load] = field(default_factory=list)
-    saves: list[Save] = field(default_factory=list)
-    num_tokens: int = 0
-    looks: list[Look] = field(default_factory=list)
-
-
-@dataclass
-class WorkerRates(KVConnectorWorkerMetadata):  # type: ignore[misc]
-    """How fast the worker computes and loads, in tokens and bytes a second."""
-
-    tokens: float
-    bytes: float
-
-    def aggregate(self, other: WorkerRates) -> WorkerRates:
-        """Of several workers the slowest decides."""
-        return WorkerRates(min(self.tokens, other.tokens), min(self.bytes, other.bytes))
 
 
 class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
@@ -71,16 +50,18 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """Raises `ConfigError` for options that are none."""
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         options = ConnectorOptions.of(vllm_config.kv_transfer_config.kv_connector_extra_config)
+        self._link = OwnerLink(Path(options.socket))
         self.off = ""
         self._store: KVStore | None = None
         self._follower: Follower | None = None
         self._planner: Planner | None = None
         self._mover: BlockMover | None = None
+        self._held: HeldConversations | None = None
         self._attention: AttentionPlanner | None = None
         self._onlooker: AttentionWorker | None = None
         self._refused: tuple[set[str], set[int]] = set(), set()  # requests and blocks of loads that are not made
-        self._began = 0.0
-        self._rates = Rates(_TOKENS_PER_SECOND, _BYTES_PER_SECOND)
+        self._times: StepTimes | None = None
+        self._rates = Rates(_TOKENS_PER_SECOND, _BYTES_PER_SECOND, may_give_up=options.selective)
         try:
             self._open(options, vllm_config, role, kv_cache_config)
         except (Unsuited, StoreError) as error:
@@ -88,28 +69,27 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def _open(self, options: ConnectorOptions, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
         """Raises `Unsuited` for a model or a set-up whose KV is not handled, `StoreError` for a useless directory."""
-        self._fingerprint = fingerprint(
-            {"weights": locate(vllm_config.model_config.model).digest, **facts_of(vllm_config)}
-        )
+        self._fingerprint = fingerprint({"weights": weights_of(vllm_config), **facts_of(vllm_config)})
         if len(kv_cache_config.kv_cache_groups) != 1:
             raise Unsuited("the model has several kinds of attention")
         self._block_size = int(vllm_config.cache_config.block_size)
         store = self._store = options.open_store()
-        self._link = OwnerLink(Path(options.socket))
         if options.attention and role == KVConnectorRole.SCHEDULER:
             self._attention = attention_planner(vllm_config, self._block_size)
         elif options.attention:
             self._onlooker = AttentionWorker(vllm_config, options.layers, self._link)
         if role == KVConnectorRole.SCHEDULER:
-            self._follower = Follower(self._link, allow=store.allow, forbid=store.forbid, forget=store.forbid_all)
-            self._planner = Planner(
+            self._follower = Follower.of(store, self._link, report=lambda: report_of(store, self._held))
+            planner = self._planner = Planner(
                 store,
                 self._fingerprint,
                 self._block_size,
                 self._rates,
                 lambda: self._follower is not None and self._follower.is_valid,
                 min_tokens=options.min_tokens,
+                block_bytes=block_bytes(kv_cache_config) if options.selective else 0,
             )
+            self._held = HeldConversations(self._block_size, lambda hashes, first: planner.stored(hashes, first)[0])
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -166,6 +146,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         """Blocks may be freed at once: what is kept was copied."""
+        if self._held is not None:
+            self._held.ended(request.kv_transfer_params, request.block_hashes)
         if self._planner is not None:
             self._planner.remove(request.request_id)
         if self._attention is not None:
@@ -178,6 +160,11 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """As `request_finished`."""
         return self.request_finished(request, [])
 
+    def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
+        """The device's blocks can be looked at."""
+        if self._held is not None:
+            self._held.look_by(lambda hash: gpu_block_pool.get_cached_block(hash, [0]) is not None)
+
     # In the worker.
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
@@ -189,14 +176,20 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             if cache.shape[0] != self._kv_cache_config.num_blocks:
                 self._turn_off(f"the KV cache of {name} is not laid out by blocks: {tuple(cache.shape)}")
                 return
-        self._mover = BlockMover(store, self._link, self._fingerprint, self._rates, kv_caches)
-        allow, forbid, forget, settled = store.allow, store.forbid, store.forbid_all, self._mover.settle
-        self._follower = Follower(self._link, allow=allow, forbid=forbid, forget=forget, settled=settled)
+        try:
+            self._mover = BlockMover(store, self._link, self._fingerprint, self._rates, kv_caches)
+        except torch.OutOfMemoryError as error:
+            self._turn_off(f"the device has no memory left to copy blocks in: {error}")
+            return
+        self._times = StepTimes(self._rates, next(iter(kv_caches.values())).device)
+        settled = self._mover.settle
+        self._follower = Follower.of(store, self._link, settled=settled, report=lambda: report_of(store))
 
     def bind_connector_metadata(self, connector_metadata: Any) -> None:
         """A step begins."""
         super().bind_connector_metadata(connector_metadata)
-        self._began = time.perf_counter()
+        if self._times is not None:
+            self._times.begin()
         if self._onlooker is not None:
             self._onlooker.begin(self._plan().looks)
 
@@ -218,8 +211,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def wait_for_save(self) -> None:
         """Copy the blocks to keep. The step's computation is over, or ahead of us on the device's stream."""
         plan = self._plan()
-        if plan.num_tokens >= _MEASURED_TOKENS:
-            self._rates.computed(plan.num_tokens, time.perf_counter() - self._began)
+        if self._times is not None:
+            self._times.end(plan.num_tokens)
         for save in plan.saves:
             if self._mover is not None:
                 self._mover.save(save)
@@ -264,7 +257,8 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._close_attention()
         if self._store is not None:
             self._store.close()
-        self._store = self._follower = self._planner = None
+        self._store = self._planner = self._held = None
+        self._follower = complainer(self._link, reason)
 
     def _plan(self) -> StepPlan:
         plan = self._get_connector_metadata()

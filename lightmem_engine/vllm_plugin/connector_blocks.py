@@ -7,6 +7,7 @@ run beside the steps; a block that could not be loaded is reported, and vLLM com
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import queue
 import sqlite3
@@ -14,17 +15,19 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
+from lightmem_engine.kv.choice import NetBenefit
 from lightmem_engine.kv.files import Bytes
 from lightmem_engine.kv.index import Row
 from lightmem_engine.kv.keys import Span, as_tokens
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.runtime.complain import complain
+from lightmem_engine.vllm_plugin.block_copies import BlockCopies, Copied
 from lightmem_engine.vllm_plugin.connector_link import OwnerLink
 from lightmem_engine.vllm_plugin.connector_plan import Load, Save
 
@@ -33,6 +36,16 @@ logger = logging.getLogger(__name__)
 MAX_QUEUED_BYTES = 1 << 30  # copied blocks that wait to be written; more are not kept
 NUM_LOADERS = 2
 PATIENCE = 0.8  # of the time that computing would take
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """What of `save` was not kept: its keys, and their contents in the same order."""
+
+    save: Save
+    keys: tuple[bytes, ...]
+    parts: list[Copied]
+    num_bytes: int
 
 
 class BlockMover:
@@ -45,42 +58,46 @@ class BlockMover:
         self._link = link
         self._fingerprint = fingerprint
         self._rates = rates
-        self._caches = list(caches.values())
-        self._sizes = [cache[0].numel() * cache.element_size() for cache in self._caches]
-        self.block_bytes = sum(self._sizes)
+        self._copies = BlockCopies(list(caches.values()))
+        self.block_bytes = self._copies.block_bytes
         self._lock = threading.Lock()
         self._done: set[str] = set()
         self._failed: set[int] = set()
         self._loaders = ThreadPoolExecutor(NUM_LOADERS, thread_name_prefix="lightmem-kv-load")
-        self._saves: queue.Queue[tuple[Save, dict[bytes, Bytes]] | threading.Event | None] = queue.Queue()
+        self._saves: queue.Queue[_Copy | threading.Event | None] = queue.Queue()
         self._queued = 0
+        self.benefit = NetBenefit()
+        self._has_lost = False
         self._writer = threading.Thread(target=self._write, name="lightmem-kv-write", daemon=True)
         self._writer.start()
 
     def load(self, load: Load, block_size: int) -> None:
         """Begin to fill blocks; `finished` says when, `failed` which could not be."""
-        ready = _event(self._caches[0])
-        self._loaders.submit(self._load, load, block_size, ready)
+        self._loaders.submit(self._load, load, block_size, self._copies.now())
 
     def save(self, save: Save) -> None:
-        """Copy what is not kept yet, now, and write it later."""
-        contents: dict[bytes, Bytes] = {}
+        """Copy what is not kept yet, as the steps so far leave it, and write it later."""
         try:
-            wanted = [
-                (key, block)
+            wanted = {
+                key: block
                 for key, block in zip(save.keys, save.blocks, strict=True)
                 if self._store.index.ready(key) is None
-            ]
+            }
         except sqlite3.Error as error:
             complain(logger, "kept KV caches could not be looked up", error)
             return
-        if self._queued + len(wanted) * self.block_bytes > MAX_QUEUED_BYTES:
+        num_bytes = len(wanted) * self.block_bytes
+        if self._queued + num_bytes > MAX_QUEUED_BYTES:
             self._store.counters.count("stores_skipped", reason="queue")
             return
-        for key, block in wanted:
-            contents[key] = self._copied(block)
-        self._queued += len(contents) * self.block_bytes
-        self._saves.put((save, contents))
+        try:
+            parts = self._copies.take(list(wanted.values()))
+        except RuntimeError as error:  # no memory to copy into: the step goes on, and nothing is kept of it
+            self._store.counters.count("stores_skipped", reason="memory")
+            complain(logger, "KV blocks could not be copied", error)
+            return
+        self._queued += num_bytes
+        self._saves.put(_Copy(save, tuple(wanted), parts, num_bytes))
 
     def finished(self) -> set[str]:
         """Requests whose loads have ended, well or not, since the last call."""
@@ -112,14 +129,23 @@ class BlockMover:
             rows = self._rows(load.keys)
             patience = PATIENCE * self._rates.compute_seconds(len(load.keys) * block_size)
             started = time.monotonic()
-            chunks, _ = self._store.read(rows, started + patience)
-            for block, chunk in zip(load.blocks, chunks, strict=False):
-                if len(chunk.payload) != self.block_bytes:
-                    break
-                self._fill(block, chunk.payload, ready)
-                num_loaded += 1
+            chunks, reason = self._store.read(rows, started + patience)
+            whole = [
+                *itertools.takewhile(lambda content: len(content) == self.block_bytes, (c.payload for c in chunks))
+            ]
+            self._copies.put(load.blocks[: len(whole)], whole, ready)
+            num_loaded = len(whole)
             if rows:
-                self._rates.loaded(sum(row.num_bytes for row in rows[:num_loaded]), time.monotonic() - started)
+                waited = time.monotonic() - started
+                # What was damaged from the start says nothing of the disk's speed; nor is a slow disk one of no speed
+                # at all, or it would never be tried again.
+                if num_loaded or reason == "deadline":
+                    num_bytes = sum(row.num_bytes for row in rows[:num_loaded])
+                    self._rates.loaded(max(self.block_bytes, num_bytes), waited)
+                self._store.counters.count("waited_seconds", waited)
+                saved = self._rates.compute_seconds(num_loaded * block_size)
+                self._store.counters.count("saved_seconds", saved)
+                self._weigh(saved, waited)
         # Of all kinds: a request whose load never ends would wait for ever; its blocks are computed instead. What it
         # was is counted and logged.
         except Exception as error:  # noqa: BLE001
@@ -130,6 +156,17 @@ class BlockMover:
                 self._failed.update(load.blocks[num_loaded:])
                 self._done.add(load.request)
 
+    def _weigh(self, saved: float, waited: float) -> None:
+        """Load no more if that keeps costing more than it saves, where this is left to us; say so in any case."""
+        with self._lock:
+            if self._has_lost or not self.benefit.note(saved, waited):
+                return
+            self._has_lost = True
+        gave_up = self._rates.give_up()
+        self._store.counters.count("losses", reason="off" if gave_up else "persist")
+        then = ": none are loaded or kept any more" if gave_up else ""
+        logger.warning("for ten minutes loads of KV caches have cost more than they saved%s", then)
+
     def _rows(self, keys: Sequence[bytes]) -> list[Row]:
         rows = []
         for key in keys:
@@ -139,38 +176,20 @@ class BlockMover:
             rows.append(found[0])
         return rows
 
-    def _copied(self, block: int) -> Bytes:
-        content = np.empty(self.block_bytes, np.uint8)
-        at = 0
-        for cache, size in zip(self._caches, self._sizes, strict=True):
-            part = cache[block].contiguous().view(-1).view(torch.uint8)
-            torch.from_numpy(content[at : at + size]).copy_(part)
-            at += size
-        return content
-
-    def _fill(self, block: int, content: Bytes, ready: Any) -> None:
-        with _side_stream(self._caches[0], ready):
-            at = 0
-            for cache, size in zip(self._caches, self._sizes, strict=True):
-                target = cache[block]
-                part = torch.from_numpy(content[at : at + size]).view(cache.dtype).view(target.shape)
-                target.copy_(part)
-                at += size
-
     def _write(self) -> None:
         while (item := self._saves.get()) is not None:
             if isinstance(item, threading.Event):
                 item.set()
                 continue
-            save, contents = item
             try:
-                self._keep(save, contents)
+                rows = itertools.chain.from_iterable(part.rows() for part in item.parts)
+                self._keep(item.save, dict(zip(item.keys, rows, strict=True)))
             # Of all kinds: the thread serves everybody, and an erasure waits for it. What it was is counted and logged.
             except Exception as error:  # noqa: BLE001
                 self._store.counters.count("errors", reason=type(error).__name__)
                 complain(logger, "a KV cache was not kept", error)
             finally:
-                self._queued -= len(contents) * self.block_bytes
+                self._queued -= item.num_bytes
 
     def _keep(self, save: Save, contents: Mapping[bytes, Bytes]) -> None:
         # Asked before anything is written, so that an erasure that has answered is not followed by files.
@@ -180,6 +199,8 @@ class BlockMover:
         parent = hashlib.sha256(self._fingerprint).digest()
         spans = []
         for place, key in enumerate(save.keys):
+            if key not in contents and self._store.index.ready(key) is None:
+                break  # it was kept when the others were copied, and has gone since
             spans.append(Span(key, parent, place, as_tokens([])))
             parent = key
 
@@ -204,34 +225,3 @@ class BlockMover:
         }
         if not kept or not self._link.bind(manifest):
             self._store.drop([save.manifest])
-
-
-def _event(cache: torch.Tensor) -> Any:
-    """What a copy from another thread must come after: what the device has been given so far."""
-    if cache.device.type != "cuda":
-        return None
-    cuda: Any = torch.cuda  # its events and streams are not typed
-    event = cuda.Event()
-    event.record()
-    return event
-
-
-class _side_stream:
-    """On CUDA: a stream of its own behind `ready`, finished when the context ends. Elsewhere nothing."""
-
-    def __init__(self, cache: torch.Tensor, ready: Any) -> None:
-        cuda: Any = torch.cuda
-        self._stream = cuda.Stream(cache.device) if ready is not None else None
-        self._ready = ready
-        self._context: Any = None
-
-    def __enter__(self) -> None:
-        if self._stream is not None:
-            self._stream.wait_event(self._ready)
-            self._context = torch.cuda.stream(self._stream)
-            self._context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        if self._stream is not None:
-            self._context.__exit__(*error)
-            self._stream.synchronize()

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from lightmem_engine.kv.store import KVStore
 from lightmem_engine.runtime.complain import complain
 from lightmem_engine.wire_kv import BIND_PATH, FOLLOW_PATH, LEASE_SECONDS, POLL_SECONDS, STANDS_PATH
 
@@ -62,11 +63,19 @@ class OwnerLink:
             return False
 
 
+def complainer(link: OwnerLink, reason: str) -> Follower:
+    """Tells the owner why nothing is kept here, whenever it listens."""
+    return Follower(
+        link, allow=lambda _: None, forbid=lambda _: None, forget=lambda: None, report=lambda: {"off": reason}
+    )
+
+
 class Follower:
     """Hears from the owner, in a thread of its own, what stands and what has ended.
 
     allow, forbid: take manifests.   forget: nothing stands.   settled: returns once nothing is written any more of what
-    has ended; called before the owner is told that it is known here.
+    has ended; called before the owner is told that it is known here.   report: what the owner is told each
+    time, as `pipeline.kv_reports` has it.
     """
 
     def __init__(
@@ -77,17 +86,32 @@ class Follower:
         forbid: Callable[[Iterable[str]], None],
         forget: Callable[[], None],
         settled: Callable[[], None] = lambda: None,
+        report: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.id = uuid.uuid4().hex
         self._link = link
         self._allow = allow
         self._forbid = forbid
         self._forget = forget
+        self._report = report
         self._settled = settled
         self._valid_until = 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lightmem-kv-follow", daemon=True)
         self._thread.start()
+
+    @classmethod
+    def of(
+        cls,
+        store: KVStore,
+        link: OwnerLink,
+        *,
+        settled: Callable[[], None] = lambda: None,
+        report: Callable[[], dict[str, Any]] = dict,
+    ) -> Follower:
+        """One that a store follows."""
+        allow, forbid, forget = store.allow, store.forbid, store.forbid_all
+        return cls(link, allow=allow, forbid=forbid, forget=forget, settled=settled, report=report)
 
     @property
     def is_valid(self) -> bool:
@@ -103,7 +127,9 @@ class Follower:
         while not self._closed.is_set():
             asked = time.monotonic()
             try:
-                news = self._link.call(FOLLOW_PATH, {"follower": self.id, **place}, timeout=POLL_SECONDS + 5)
+                news = self._link.call(
+                    FOLLOW_PATH, {"follower": self.id, **place, "report": self._report()}, timeout=POLL_SECONDS + 5
+                )
             except (httpx.HTTPError, OSError, ValueError):
                 self._closed.wait(_RETRY_SECONDS)  # the owner is away: nothing holds once the lease is over
                 continue

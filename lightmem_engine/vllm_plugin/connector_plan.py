@@ -57,7 +57,8 @@ class _Request:
 
 
 class Planner:
-    """is_valid: whether what stands is known at present; while it is not, nothing is found."""
+    """is_valid: whether what stands is known at present; while it is not, nothing is found.   block_bytes: of a block,
+    where only what is expected to load quicker than it is computed is kept; 0: all is."""
 
     def __init__(
         self,
@@ -101,23 +102,30 @@ class Planner:
             return 0
         first, last = num_computed // self._size, (num_tokens - 1) // self._size
         try:
-            count = 0
-            num_bytes = 0
-            for block in range(first, min(last, len(request.hashes))):
-                row = self._store.find(self._key(request.hashes[block]))
-                if row is None:
-                    break
-                count += 1
-                num_bytes += row.num_bytes
+            count, num_bytes = self.stored(request.hashes[:last], first)
         except sqlite3.Error as error:
             complain(logger, "kept KV caches could not be looked up", error)
             return 0
         tokens = count * self._size
         self._store.counters.count("lookups")
-        if not tokens or tokens < self._min_tokens or not self._rates.pays(tokens, num_bytes):
+        if not tokens or tokens < self._min_tokens:
+            return 0
+        if not self._rates.pays(tokens, num_bytes):
+            self._store.counters.count("loads_skipped")
             return 0
         request.local = first
         return tokens
+
+    def stored(self, hashes: Sequence[bytes], first: int) -> tuple[int, int]:
+        """How many blocks from `first` on may be read, and their bytes. Raises `sqlite3.Error`."""
+        count = num_bytes = 0
+        for one in hashes[first:]:
+            row = self._store.find(self._key(one))
+            if row is None:
+                break
+            count += 1
+            num_bytes += row.num_bytes
+        return count, num_bytes
 
     def allocated(self, id: str, blocks: Sequence[int], num_external: int) -> None:
         """The request has its places on the device; so many tokens of it are to be loaded."""
@@ -144,13 +152,23 @@ class Planner:
             return None
         request.blocks = [*blocks] if anew else [*request.blocks, *blocks]
         full = request.num_prompt // self._size
-        if request.saved or request.owner is None or not request.salt or num_after < full * self._size:
+        if self._rates.has_given_up or request.owner is None or not request.salt:
+            return None
+        if request.saved or num_after < full * self._size:
             return None
         request.saved = True
         if full * self._size < max(1, self._min_tokens) or len(request.hashes) < full or len(request.blocks) < full:
+            return None
+        if self._block_bytes and not self._rates.pays(full * self._size, full * self._block_bytes):
+            self._store.counters.count("stores_skipped", reason="slower")
             return None
         keys = tuple(self._key(one) for one in request.hashes[:full])
         return Save(uuid.uuid4().hex, request.owner, keys, tuple(request.blocks[:full]))
 
     def _key(self, hash: bytes) -> bytes:
-        return hashlib.sha256(self._fingerprint + b"\0block\0" + bytes(hash)).digest()
+        return block_key(self._fingerprint, hash)
+
+
+def block_key(fingerprint: bytes, hash: bytes) -> bytes:
+    """What a chunk of vLLM's is called: by vLLM's own hash, and by what else its bytes depend on."""
+    return hashlib.sha256(fingerprint + b"\0block\0" + bytes(hash)).digest()

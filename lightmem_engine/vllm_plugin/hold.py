@@ -6,15 +6,19 @@ from collections.abc import Iterable
 from typing import Any
 
 AGE_SECONDS = 30.0
+OVERDUE_SECONDS = 2 * AGE_SECONDS
 
 
-def to_hold(requests: Iterable[Any], now: float, *, users_wait: bool) -> list[Any]:
+def to_hold(requests: Iterable[Any], now: float, *, users_wait: bool, chats_begin: bool = False) -> list[Any]:
     """Of the requests in the engine, those to leave out of a step: all background ones if there is a chat among them,
-    or elsewhere on its way; but for the oldest of them if it is of age. Each has `priority` and `arrival_time`."""
+    or elsewhere on its way; but for the oldest of them if it is of age. Each has `priority` and `arrival_time`.
+
+    chats_begin: a chat has its prompt before it in this step, in which even one of age stands still, unless overdue.
+    """
     everybody = list(requests)
     background = [request for request in everybody if request.priority > 0]
     if not background or not (users_wait or len(background) < len(everybody)):
         return []
     oldest = min(background, key=lambda request: float(request.arrival_time))
-    is_of_age = now - oldest.arrival_time > AGE_SECONDS
+    is_of_age = now - oldest.arrival_time > (OVERDUE_SECONDS if chats_begin else AGE_SECONDS)
     return [request for request in background if not (is_of_age and request is oldest)]

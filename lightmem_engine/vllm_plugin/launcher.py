@@ -23,11 +23,12 @@ from lightmem_engine.models.packaged import MICRO_QWEN_DIRECTORY
 from lightmem_engine.serving.keys import clear_keys
 from lightmem_engine.serving.owner import SOCKET_NAME
 from lightmem_engine.vllm_plugin import compat
-from lightmem_engine.vllm_plugin.connector_options import kv_transfer_config
+from lightmem_engine.vllm_plugin.connector_options import beside, kv_transfer_config
 from lightmem_engine.vllm_plugin.gpu import remaining_share
 from lightmem_engine.vllm_plugin.guardian import Guardian
 from lightmem_engine.vllm_plugin.options import add_options, refuse_bypasses, refuse_environment
 from lightmem_engine.vllm_plugin.settings import PluginSettings
+from lightmem_engine.vllm_plugin.tier_options import check_room, no_leftovers
 
 PROG = "lightmem-engine"
 TOKEN_BYTES = 32
@@ -58,7 +59,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         ready = guardian.start()
         make_room(args, ready.gpu_held, ready.gpu_total)
-        command.cmd(args)
+        with no_leftovers(Path(plan.settings.socket).parent):  # nobody else's: the owner holds the directory's lock
+            command.cmd(args)
     except KeyboardInterrupt:
         logger.warning("stopped")
     finally:
@@ -141,7 +143,8 @@ def prepare(args: argparse.Namespace, loaded: LoadedConfig) -> Plan:
         str(directory / SOCKET_NAME), token, config.identity.trust, str(config.identity.keys), digests, attention
     )
     owner = [] if args.memory_config is None else ["--memory-config", args.memory_config]
-    sharing = [*_sharing(loaded), *_told(attention)]
+    off = getattr(args, "memory_kv_off", "")
+    sharing = [*_sharing(loaded), *_told(attention), *([f"kv.server_off={off}"] if off else [])]
     for setting in [*settings_of(args), f"data_dir={directory}", *_model_settings(args, config), *sharing]:
         owner += ["--set", setting]
     environment = {
@@ -163,8 +166,11 @@ def _keep_caches(args: argparse.Namespace, config: EngineConfig, directory: Path
         if attention:
             raise ConfigError("classifier.source = served inside vLLM needs kv.mode = persist")
         return False
+    if config.kv.tier == "offload":
+        _check_offload(config)
+    theirs = args.kv_transfer_config
     reasons = {
-        "--kv-transfer-config is given": args.kv_transfer_config is not None,
+        "--kv-transfer-config passes KV between servers": theirs is not None and theirs.kv_role != "kv_both",
         "prefix caching is off": args.enable_prefix_caching is False,
         f"--prefix-caching-hash-algo is {args.prefix_caching_hash_algo}": args.prefix_caching_hash_algo not in HASHES,
         "the model is spread over several workers": args.tensor_parallel_size * args.pipeline_parallel_size > 1,
@@ -174,9 +180,22 @@ def _keep_caches(args: argparse.Namespace, config: EngineConfig, directory: Path
             raise ConfigError(f"classifier.source = served: {reason}")
         if holds:
             logger.warning("no KV caches are kept: %s", reason)
+            args.memory_kv_off = reason
             return False
-    args.kv_transfer_config = compat.kv_transfer(wanted)
+    args.kv_transfer_config = compat.kv_transfer(wanted if theirs is None else beside(wanted, vars(theirs)))
     return attention
+
+
+def _check_offload(config: EngineConfig) -> None:
+    """Raises `ConfigError` where vLLM's offloading cannot be used."""
+    if compat.is_cpu():
+        raise ConfigError(
+            "kv.tier = offload: vLLM's offloading is for CUDA, and this vLLM computes on the CPU; kv.tier = connector "
+            "keeps caches there, too"
+        )
+    if config.classifier.source == "served":
+        raise ConfigError("classifier.source = served needs kv.tier = connector")
+    check_room(config.kv.host_bytes)
 
 
 def _sharing(loaded: LoadedConfig) -> list[str]:

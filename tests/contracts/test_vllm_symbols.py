@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lightmem_engine.vllm_plugin import compat
+from lightmem_engine.vllm_plugin import compat, pausing
 from tests.support.vllm_server import HAS_VLLM, NO_VLLM, environment
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)]
@@ -78,8 +79,13 @@ def test_the_scheduler_has_what_we_hold_back_by(found: dict[str, Any]) -> None:
         assert f"self.{name}" in found["scheduler"], name
     assert "token_budget = self.max_num_scheduled_tokens" in found["schedule"]
     assert {"remove_requests", "add_request", "__iter__"} <= {*found["queue"]}
+    queues = re.findall(r"self\.(\w+) = create_request_queue", found["scheduler"])
+    limits = re.findall(r"self\.(max_num_\w+_reqs) =", found["scheduler"])
+    assert "waiting" in queues
+    assert {*queues} <= {*pausing.QUEUES}, "background requests would move in the others"
+    assert {*limits} <= {*pausing.LIMITS}, "more would run than there are places for"
     assert found["is_async_one"]
-    assert found["ours"] == [True, 32]
+    assert found["ours"] == [True, 128]
 
 
 def test_allowed_plugins_keep_everybodys(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def _planned(argv: list[str]) -> dict[str, Any]:
     names += ["scheduling_policy", "scheduler_cls", "prefix_caching_hash_algo"]
     return {
         "args": {name: getattr(args, name) for name in names},
-        "kv": getattr(args.kv_transfer_config, "kv_connector", None),
+        "kv": _connectors(args.kv_transfer_config),
         "owner": plan.owner_arguments,
         "secrets": sorted(plan.owner_environment),
         "environment": plan.environment,
@@ -51,6 +51,14 @@ def _planned(argv: list[str]) -> dict[str, Any]:
         "api_keys": plan.settings.api_keys,
         "attention": plan.settings.attention,
     }
+
+
+def _connectors(config: Any) -> list[str]:
+    """Those that keep or pass on KV, in the order in which they are asked."""
+    if config is None:
+        return []
+    several = config.kv_connector_extra_config.get("connectors", [])
+    return [one["kv_connector"] for one in several] or [config.kv_connector]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ START_SECONDS = 280.0
 FAST = ("--enforce-eager", "--block-size", "32", "--max-model-len", "4096")
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 DETAILS = ("--enable-prompt-tokens-details",)
-MEMORY = (*STUB_ENCODERS, "extract.mode=llm", "sleep.mode=rules", "chat.budget_ms=2000")
+MEMORY = (*STUB_ENCODERS, "extract.mode=llm", "sleep.mode=rules", "chat.budget_ms=2000", "kv.mode=persist")
 MODEL = "micro"
 _OWNER = re.compile(r"owner is process (\d+)")
 
@@ -66,9 +66,11 @@ class VllmServer:
         is_plain: bool = False,
         model: str = "",
         start_seconds: float = START_SECONDS,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """directory: holds the data, the log and the registration.   is_plain: vLLM alone, without memory.   model:
-        instead of the packaged one.   start_seconds: after which it must be ready."""
+        instead of the packaged one.   start_seconds: after which it must be ready.   env: its environment beside
+        `environment`, for every start."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = directory / "data"
@@ -77,6 +79,7 @@ class VllmServer:
         self._settings = settings
         self._is_plain = is_plain
         self._start_seconds = start_seconds
+        self._env = dict(env or {})
         self._model = model or str(packaged_micro_qwen().directory)
         self.start(*arguments)
 
@@ -90,7 +93,7 @@ class VllmServer:
             command += ["--data-dir", str(self.data_dir)]
             command += [word for setting in self._settings for word in ("--set", setting)]
         command += ["--served-model-name", MODEL, "--port", str(self.port), *arguments]
-        inherited = environment(self._directory / "registration") | dict(env or {})
+        inherited = environment(self._directory / "registration") | self._env | dict(env or {})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited, start_new_session=True)
 

@@ -15,11 +15,15 @@ from typing import Any, Self
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.models.packaged import packaged_micro_qwen
 from lightmem_engine.types import OpenTurn
-from lightmem_engine.vllm_plugin.connector_options import kv_transfer_config
+from lightmem_engine.vllm_plugin.connector_options import beside, kv_transfer_config
+from lightmem_engine.vllm_plugin.tier_options import remove_leftovers
 
 
 class KeptVllm:
-    """Answers over the packaged model, or a checkpoint. Leaves no process behind."""
+    """Answers over the packaged model, or a checkpoint. Leaves no process behind.
+
+    theirs: another connector's `KVTransferConfig`, beside ours.   With `kv.tier = offload`, over a worker for the CPU.
+    """
 
     def __init__(
         self,
@@ -28,12 +32,23 @@ class KeptVllm:
         checkpoint: Path | None = None,
         dtype: str = "float32",
         context: int = 2048,
+        theirs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        config = replace(EngineConfig(), **({"kv.min_free_bytes": 0, "kv.min_tokens": 1} | options))
-        known = json.dumps(kv_transfer_config(config, data_dir))
+        config = replace(
+            EngineConfig(), **({"kv.mode": "persist", "kv.min_free_bytes": 0, "kv.min_tokens": 1} | options)
+        )
+        ours = kv_transfer_config(config, data_dir)
+        assert ours is not None
+        if config.kv.tier == "offload":
+            ours["kv_connector_extra_config"] |= {
+                "spec_name": "CpuTieringSpec",
+                "spec_module_path": "tests.support.cpu_offload",
+            }
+        known = json.dumps(ours if theirs is None else beside(ours, theirs))
         read, write = os.pipe()
         self.log = log
+        self._data_dir = data_dir
         folder = str(checkpoint or packaged_micro_qwen().directory)
         with log.open("ab") as file:
             self._process = subprocess.Popen(
@@ -48,7 +63,11 @@ class KeptVllm:
             )
         os.close(write)
         self._answers = os.fdopen(read, encoding="utf-8")
-        self._line()
+        try:
+            self._line()
+        except BaseException:  # a test that waits no longer; nobody would end it otherwise
+            self.kill()
+            raise
 
     def ask(
         self, messages: Sequence[Mapping[str, Any]], salt: str, params: Mapping[str, Any], **more: Any
@@ -69,6 +88,7 @@ class KeptVllm:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(30)
+        remove_leftovers(self._data_dir)  # as the launcher does when it starts
         self._answers.close()
         if self._process.stdin is not None:
             self._process.stdin.close()

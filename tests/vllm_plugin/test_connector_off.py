@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
 from lightmem_engine.models.packaged import packaged_micro_qwen
 from lightmem_engine.vllm_plugin.connector_options import ConnectorOptions
 from lightmem_engine.vllm_plugin.connector_plan import Load
+from tests.support.server import STUB_MODELS, Server
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # what vLLM and torch say while they are imported
@@ -38,6 +41,9 @@ def config(tmp_path: Path, **changed: Any) -> Any:
         "rope": {"rope_theta": 10000.0},
         "device": "cpu",
         "eager": True,
+        "model": str(packaged_micro_qwen().directory),
+        "load_format": "auto",
+        "shapes": "{}",
     } | changed
     return SimpleNamespace(
         kv_transfer_config=SimpleNamespace(
@@ -45,7 +51,8 @@ def config(tmp_path: Path, **changed: Any) -> Any:
             kv_load_failure_policy="recompute",
         ),
         model_config=SimpleNamespace(
-            model=str(packaged_micro_qwen().directory),
+            model=facts["model"],
+            hf_config=SimpleNamespace(to_json_string=lambda: facts["shapes"]),
             dtype=facts["dtype"],
             quantization=facts["quantization"],
             get_num_layers=lambda _: facts["layers"],
@@ -59,6 +66,7 @@ def config(tmp_path: Path, **changed: Any) -> Any:
         ),
         parallel_config=SimpleNamespace(world_size=facts["world_size"]),
         device_config=SimpleNamespace(device_type=facts["device"]),
+        load_config=SimpleNamespace(load_format=facts["load_format"]),
     )
 
 
@@ -78,6 +86,8 @@ def connector(made_of: Any, role: str = "SCHEDULER", groups: int = 1, blocks: in
         ({"hash": "xxhash"}, 1, "xxhash"),
         ({}, 2, "kinds of attention"),
         ({"root": "/proc/nowhere"}, 1, "cannot be kept"),
+        ({"model": "/proc/nowhere"}, 1, "/proc/nowhere"),
+        ({"model": str(Path(__file__).parent)}, 1, "config.json"),
     ],
 )
 @pytest.mark.parametrize("role", ["SCHEDULER", "WORKER"])
@@ -113,8 +123,27 @@ def test_it_turns_itself_off_and_says_why(
     assert not (tmp_path / "kv" / "chunks").exists() or not any((tmp_path / "kv" / "chunks").iterdir())
 
 
+def test_the_owner_is_told_why(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", (*STUB_MODELS, "kv.min_free_bytes=0")) as server:
+        made_of = config(tmp_path, world_size=2)
+        made_of.kv_transfer_config.kv_connector_extra_config["socket"] = str(tmp_path / "data" / "engine.sock")
+        assert "no model server asks" in _kv(server)["reason"]
+        made = connector(made_of)
+        deadline = time.monotonic() + 30
+        while (found := _kv(server))["reason"] != made.off:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
+        assert (found["mode"], found["configured"]) == ("off", "auto")
+        made.shutdown()
+
+
+def _kv(server: Server) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{server.url}/v1/memory/kv", timeout=30).json()
+    return found
+
+
 def test_a_load_for_a_worker_that_is_off_is_computed(tmp_path: Path) -> None:
-    from lightmem_engine.vllm_plugin.connector import StepPlan
+    from lightmem_engine.vllm_plugin.connector_messages import StepPlan
 
     made = connector(config(tmp_path), "WORKER")
     assert made.off == ""
@@ -143,6 +172,7 @@ def test_a_load_for_a_worker_that_is_off_is_computed(tmp_path: Path) -> None:
         {"device": "cuda"},
         {"eager": False},
         {"hash": "sha256"},
+        {"load_format": "dummy"},
     ],
 )
 def test_whatever_changes_kv_makes_other_caches(tmp_path: Path, changed: dict[str, Any]) -> None:
@@ -150,3 +180,13 @@ def test_whatever_changes_kv_makes_other_caches(tmp_path: Path, changed: dict[st
     assert mine._fingerprint != theirs._fingerprint
     for made in (mine, theirs):
         made.shutdown()
+
+
+def test_dummy_weights_need_no_files_and_are_told_apart_by_their_shapes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    dummy = {"model": str(tmp_path), "load_format": "dummy"}
+    made = [connector(config(tmp_path, shapes=shapes, **dummy)) for shapes in ("a", "a", "b")]
+    assert [each.off for each in made] == ["", "", ""]
+    assert made[0]._fingerprint == made[1]._fingerprint != made[2]._fingerprint
+    for each in made:
+        each.shutdown()

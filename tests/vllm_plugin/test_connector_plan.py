@@ -22,11 +22,17 @@ OWNER = {"lightmem": {"tenant": "t", "user": "ann", "thread": 1, "link": 1}}
 class Plans:
     """A planner over a store, and a way to keep what it plans."""
 
-    def __init__(self, root: Path, *, rates: Rates | None = None, min_tokens: int = 1) -> None:
+    def __init__(self, root: Path, *, rates: Rates | None = None, min_tokens: int = 1, block_bytes: int = 0) -> None:
         self.store: KVStore = open_store(root)
         self.valid = True
         self.planner = Planner(
-            self.store, MODEL, BLOCK, rates or Rates(1.0, 1e12), lambda: self.valid, min_tokens=min_tokens
+            self.store,
+            MODEL,
+            BLOCK,
+            rates or Rates(1.0, 1e12),
+            lambda: self.valid,
+            min_tokens=min_tokens,
+            block_bytes=block_bytes,
         )
 
     def keep(self, save: Save | None) -> None:
@@ -53,6 +59,18 @@ def test_whole_blocks_of_the_prompt_are_kept_once_it_is_computed(plans: Plans) -
     assert save is not None
     assert (save.blocks, len(save.keys), save.owner["user"]) == ((7, 8, 9), 3, "ann")
     assert plans.planner.scheduled("a", [], 15, anew=False) is None
+
+
+def test_where_only_what_pays_is_kept_the_speeds_of_now_decide(tmp_path: Path) -> None:
+    rates = Rates(1000.0, 1e6, overhead=0.0)  # a token takes a millisecond, and so do a thousand bytes
+    plans = Plans(tmp_path / "kv", rates=rates, block_bytes=5000)
+    plans.new("a")
+    assert plans.planner.scheduled("a", [7, 8, 9, 3], 14, anew=True) is None
+    assert plans.store.counters.snapshot()["totals"]["stores_skipped"] == {"slower": 1}
+    rates.follow(100.0, 1e6)
+    plans.new("b")
+    assert plans.planner.scheduled("b", [7, 8, 9, 3], 14, anew=True) is not None
+    plans.store.close()
 
 
 def test_a_resumed_request_has_other_blocks(plans: Plans) -> None:

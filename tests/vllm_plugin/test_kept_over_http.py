@@ -83,12 +83,13 @@ def test_two_tenants_share_no_cache_before_and_after_kill_9(server: VllmServer) 
     def turn(key: str) -> Answer:
         return ask(server, said, "bea", key=key, session="t", max_tokens=64)
 
+    standing = native(server, "GET", "/v1/memory/kv", "red-key").json()["manifests"]  # of conversations before this one
     first = turn("red-key")
     assert first.cached == 0
-    _wait_for_manifests(server, 1, "red-key")
+    _wait_for_manifests(server, standing + 1, "red-key")
     of_red = set(files(root))
     assert turn("blue-key").cached == 0  # identical tokens
-    _wait_for_manifests(server, 2, "red-key")
+    _wait_for_manifests(server, standing + 2, "red-key")
     of_both = set(files(root))
     assert of_red < of_both
     said += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "And then?"}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def _standing(server: Server, count: int) -> dict[str, Any]:
         time.sleep(0.05)
 
 
+def _told(server: Server, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The counts, once the connector has told of what is wanted."""
+    deadline = time.monotonic() + 30
+    while True:
+        found: dict[str, Any] = httpx.get(f"{server.url}/v1/memory/kv", timeout=30).json()
+        if wanted(found):
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
 async def test_a_returning_session_after_kill_9_of_the_model_server(tmp_path: Path) -> None:
     from tests.vllm_plugin.kept_vllm import KeptVllm
 
@@ -54,6 +66,8 @@ async def test_a_returning_session_after_kill_9_of_the_model_server(tmp_path: Pa
             assert await client.close_turn(turn.turn_id, first["text"], "complete")
             kept = _standing(server, 1)
             assert kept["chunks"] == first["prompt"] // BLOCK
+            assert kept["mode"] == "persist"
+            _told(server, lambda stats: stats.get("held_tokens", 0) >= kept["chunks"] * BLOCK)
             history += [
                 {"role": "assistant", "content": first["text"]},
                 {"role": "user", "content": "Where does my sister live?"},
@@ -79,6 +93,13 @@ async def test_a_returning_session_after_kill_9_of_the_model_server(tmp_path: Pa
             assert left
             fresh = await client.open_turn(ann, history, options)
             assert vllm.turn(fresh)["cached"] == 0  # a new salt
+            known = _told(server, lambda stats: stats.get("held_tokens", 0) >= 4 * BLOCK)
+            counted = known["totals"]
+            assert counted["hits"][""] >= 1
+            assert counted["hit_tokens"][""] >= again["cached"] - BLOCK
+            httpx.post(f"{server.url}/v1/memory/kv/purge", json={}, timeout=60).raise_for_status()
+            vllm.ask(history, "a salt of nobody", {}, reset=True)  # whatever it had is overwritten
+            _told(server, lambda stats: stats["held_tokens"] < known["held_tokens"])
         await client.aclose()
 
 
@@ -112,3 +133,32 @@ async def test_without_the_owner_everything_is_a_miss_and_goes_on(tmp_path: Path
         found = vllm.ask([{"role": "user", "content": TOLD}], "salt", owner)
         assert found["tokens"]
     assert files(tmp_path / "data" / "kv") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["connector", "offload"])
+async def test_caches_are_kept_beside_somebody_elses_connector(tmp_path: Path, tier: str) -> None:
+    from tests.vllm_plugin.kept_vllm import KeptVllm
+
+    data, log, notes = tmp_path / "data", tmp_path / "vllm.log", tmp_path / "notes"
+    theirs = {
+        "kv_connector": "OtherConnector",
+        "kv_connector_module_path": "tests.support.other_connector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"notes": str(notes)},
+    }
+    chosen: dict[str, Any] = {"kv.tier": tier, "kv.host_bytes": 32 << 20}
+    with Server(data, SETTINGS) as server:
+        client = EngineClient(data / "engine.sock")
+        turn = await client.open_turn(Scope("ann"), [{"role": "user", "content": TOLD}], TurnOptions(session="s"))
+        with KeptVllm(data, log, theirs=theirs, **chosen) as vllm:
+            calm = vllm.turn(turn)
+            _standing(server, 1)
+        first = notes.read_text("utf-8").splitlines()
+        assert {"asked", "allocated 0", "saved"} <= {*first}
+        with KeptVllm(data, log, theirs=theirs, **chosen) as vllm:
+            again = vllm.turn(turn)
+            assert again["tokens"] == calm["tokens"]
+            assert again["cached"] >= 2 * BLOCK  # by ours, across the restart
+        assert len(notes.read_text("utf-8").splitlines()) > len(first)
+        await client.aclose()

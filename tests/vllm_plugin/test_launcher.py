@@ -16,6 +16,16 @@ from tests.vllm_plugin.conftest import keys_file
 pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)]
 
 Line = tuple[list[str], dict[str, str]]
+OTHER = {"kv_connector": "Other", "kv_role": "kv_both"}
+THEIRS: list[dict[str, Any]] = [
+    OTHER,
+    {
+        "kv_connector": "MultiConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"connectors": [OTHER, {**OTHER, "kv_connector": "Third"}]},
+    },
+    {**OTHER, "kv_role": "kv_producer"},
+]
 REFUSED: list[tuple[Line, str]] = [
     ((["--no-such-flag", "1"], {}), "unrecognized arguments: --no-such-flag"),
     ((["--max-num-seqs", "many"], {}), "max-num-seqs"),
@@ -33,6 +43,10 @@ REFUSED: list[tuple[Line, str]] = [
     ((["--set", "upstream.url=http://x"], {}), "upstream.url is for the gateway"),
     ((["--set", "classifier.source=served", "--set", "kv.mode=off"], {}), "inside vLLM needs kv.mode = persist"),
     ((["--set", "classifier.source=served", "-tp", "2"], {}), "served: the model is spread over several workers"),
+    (
+        (["--set", "kv.tier=offload"], {}),
+        "kv.tier = offload: vLLM's offloading is for CUDA, and this vLLM computes on the CPU",
+    ),
 ]
 
 
@@ -66,7 +80,7 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
     hashed.write_text(f'[[keys]]\nsha256 = "{"0" * 64}"\ntenant = "red"\n', "utf-8")
     hashed.chmod(0o600)
     base = ["--data-dir", str(data)]
-    plain, told, open_, own_key, other_model, digest, served, *without_kv = _parse(
+    plain, told, open_, own_key, other_model, digest, served, *others = _parse(
         [
             (["--model", "some/model", *base], {"VLLM_PLUGINS": "theirs,more"}),
             (["some/model", "--config", str(yaml), "--port", "8100", "--scheduling-policy", "fcfs"], {}),
@@ -77,7 +91,7 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
             (["some/model", "--set", "classifier.source=served", *base], {}),
             (["some/model", "--set", "kv.mode=off", *base], {}),
             (["some/model", "--prefix-caching-hash-algo", "xxhash", *base], {}),
-            (["some/model", "--kv-transfer-config", '{"kv_connector": "Other", "kv_role": "kv_both"}', *base], {}),
+            *((["some/model", "--kv-transfer-config", json.dumps(theirs), *base], {}) for theirs in THEIRS),
         ],
         tmp_path,
     )
@@ -97,11 +111,19 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
     assert plain["secrets"] == ["LIGHTMEM_LM__API_KEY"]
     assert plain["token"] not in json.dumps(plain["owner"])
 
-    assert plain["kv"] == served["kv"] == "LightMemConnector"
+    assert plain["kv"] == served["kv"] == ["LightMemConnector"]
     assert (plain["attention"], served["attention"]) == (False, True)
     assert "lm.tells_attention=true" in served["owner"]
     assert "lm.tells_attention=true" not in plain["owner"]
-    assert [one["kv"] for one in without_kv] == [None, None, "Other"]
+    assert [one["kv"] for one in others] == [
+        [],
+        [],
+        ["LightMemConnector", "Other"],
+        ["LightMemConnector", "Other", "Third"],
+        ["Other"],
+    ]
+
+    assert "kv.server_off=--prefix-caching-hash-algo is xxhash" in others[1]["owner"]
 
     assert told["args"]["max_num_seqs"] == 7
     assert told["args"]["scheduling_policy"] == "fcfs"
