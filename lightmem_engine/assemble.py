@@ -139,7 +139,7 @@ async def _stages(ground: _Ground, undo: AsyncExitStack) -> LocalEngine:
     # Held until what was said has been extracted.
     finished = Finished(2 * config.short_term.idle_seconds + 60 if asks_behind(config) else 0)
     listeners = Listeners(sleep.heard, sleep.extracted)
-    pipeline = build_pipeline(config, db, sensory, embed_model, lm, *rest, listeners, finished)
+    pipeline = build_pipeline(config, db, sensory, embed_model, lm, *rest, listeners, finished, ground.kept.gone)
     embed = ground.calls(Priority.FOREGROUND).embed
     long_term = LongTermMemory(
         feed=db,

@@ -10,11 +10,17 @@ from lightmem_engine.config_fields import check, option
 
 @dataclass(frozen=True, slots=True)
 class KvConfig:
-    mode: Literal["off", "warm", "persist"] = option(
-        "persist",
-        "KV caches across restarts: none; token ids alone, read again after a start (model in process); or the caches "
-        "themselves (also inside vLLM)",
+    mode: Literal["auto", "off", "warm", "persist"] = option(
+        "auto",
+        "KV caches across restarts: none (off); token ids alone, read again after a start (warm, model in process); "
+        "the caches themselves (persist, also inside vLLM); auto: what is measured to pay, at the start and later",
     )
+    tier: Literal["connector", "offload"] = option(
+        "connector",
+        "inside vLLM: our own connector between device and disk; or vLLM's offloading, with host memory between them "
+        "(CUDA alone; experimental until it has been measured on a GPU)",
+    )
+    host_bytes: int = option(4 * 1024**3, "pinned host memory for kv.tier = offload, in /dev/shm")
     directory: str = option(
         "", "where their folder, kv, lies; empty: data_dir. Two data directories must not share one"
     )
@@ -30,10 +36,27 @@ class KvConfig:
     durability: Literal["none", "fsync"] = option(
         "none", "fsync: a cache survives a power cut; without it, what a power cut damages is found and not used"
     )
+    storage: Literal["exact", "int8", "fp8"] = option(
+        "exact",
+        "of the model in process: caches as they are, or a byte for each number, which is not exact (bench/LOG.md says "
+        "how far off)",
+    )
+    reuse: Literal["exact", "approximate"] = option(
+        "exact",
+        "of the model in process; approximate, an experiment: what stood elsewhere in an earlier prompt of the user is "
+        "turned to its place now instead of computed, and answers are others",
+    )
+    server_off: str = option("", "why the model server keeps no caches, for kv stats (set by serve inside vLLM)")
     segments: bool = option(True, "read the extraction prompt of closed segments in advance (extract.mode = llm)")
+
+    @property
+    def may_persist(self) -> bool:
+        """Whether caches themselves may be kept."""
+        return self.mode in ("auto", "persist")
 
     def __post_init__(self) -> None:
         check(self.max_bytes >= 1024**2, "kv.max_bytes must be at least 1 MiB")
+        check(self.host_bytes >= 1024**2, "kv.host_bytes must be at least 1 MiB")
         check(0 < self.tenant_share <= 1, "kv.tenant_share must be above 0 and at most 1")
         check(self.min_free_bytes >= 0, "kv.min_free_bytes must be 0 or more")
         check(self.ttl_seconds > 0, "kv.ttl_seconds must be above 0")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightmem_engine.config import EngineConfig
-from lightmem_engine.errors import StoreError
+from lightmem_engine.errors import ConfigError, StoreError
+from lightmem_engine.kv.choice import choose, instead
 from lightmem_engine.kv.index import Bounds
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.loading import choose_lm
@@ -41,6 +42,8 @@ async def open_kept(
     """Kept caches as configured. A directory that cannot be used turns them off, with the reason; it is no reason not
     to start. Turned off, what was kept before is removed: nobody would look after it."""
     root = kv_directory(config, data_dir)
+    if config.kv.reuse == "approximate":
+        _reuse_approximately(config, lm)
     if config.kv.mode == "off":
         await db.write(kv_manifests.end_all)
         if root.is_dir():
@@ -52,7 +55,7 @@ async def open_kept(
         store = await asyncio.to_thread(_open_store, config, root, failpoints)
     except StoreError as error:
         complain(logger, "no KV caches are kept", error)
-        return Kept(None, str(error))
+        return Kept(None, str(error), configured=config.kv.mode)
     keeper = KVKeeper(db, store, config.kv, clock)
     await keeper.start()
     tier = await _attach(config, keeper, lm) if choose_lm(config)[0] in ("packaged", "qwen") else None
@@ -72,6 +75,16 @@ def _open_store(config: EngineConfig, root: Path, failpoints: Failpoints) -> KVS
     return KVStore(root, bounds, sync=kv.durability == "fsync", failpoints=failpoints)
 
 
+def _reuse_approximately(config: EngineConfig, lm: LanguageModel) -> None:
+    """Raises `ConfigError` where that cannot be."""
+    if choose_lm(config)[0] not in ("packaged", "qwen"):
+        raise ConfigError("kv.reuse = approximate is for a model in this process; set kv.reuse = exact")
+    from lightmem_engine.models.qwen import QwenModel
+
+    if isinstance(lm, QwenModel):
+        lm.reuse_approximately()
+
+
 async def _attach(config: EngineConfig, keeper: KVKeeper, lm: LanguageModel) -> KVTier | None:
     """The tier of the model in this process."""
     from lightmem_engine.models.kv_tier import KVTier
@@ -80,16 +93,28 @@ async def _attach(config: EngineConfig, keeper: KVKeeper, lm: LanguageModel) -> 
     if not isinstance(lm, QwenModel):
         return None
     try:
-        fingerprint, layout, rates = await asyncio.to_thread(lm.describe_kv, keeper.store, config.kv.chunk_tokens)
+        how = keeper.store, config.kv.chunk_tokens, config.kv.storage
+        fingerprint, storage, rates = await asyncio.to_thread(lm.describe_kv, *how)
+        room = keeper.store.free_bytes(keeper.store.root) - config.kv.min_free_bytes
     except OSError as error:
-        complain(logger, "the KV directory could not be measured: nothing is kept of the model", error)
+        reason = "the KV directory could not be measured: nothing is kept of the model"
+        complain(logger, reason, error)
+        keeper.tell_by(lambda: {"mode": "off", "reason": reason})
         return None
+    can_warm = config.lm.cache_bytes > 0
+    here = config.kv.mode, rates, storage.size
+    choice = choose(*here, context=lm.max_context, can_warm=can_warm, room=room)
+    if config.kv.mode == "auto":
+        level = logging.INFO if choice.mode == "persist" else logging.WARNING
+        logger.log(level, "kv.mode = auto is %s: %s", choice.mode, choice.reason)
+    fallback = instead("", can_warm=can_warm) if config.kv.mode == "auto" else None
     options = {"chunk_tokens": config.kv.chunk_tokens, "min_tokens": config.kv.min_tokens}
-    tier = KVTier(keeper.store, fingerprint, layout, rates, **options, warm=config.kv.mode == "warm")
+    tier = KVTier(keeper.store, fingerprint, storage, rates, **options, choice=choice, fallback=fallback)
     tier.start(keeper)
     keeper.attach(tier)
+    keeper.tell_by(tier.describe)
     lm.kept = tier
-    if config.kv.mode == "warm":
+    if choice.mode == "warm":
         keeper.warm_up(partial(_read_ahead, lm), fingerprint)
     return tier
 

@@ -89,14 +89,15 @@ def pipeline(
     failpoints: Failpoints,
     listeners: Listeners,
     finished: Finished,
+    gone: Callable[[int], int] = lambda _: 0,
 ) -> Pipeline:
-    """The stages over the models at ingest priority."""
+    """The stages over the models at ingest priority. gone: see `short_term.behind`."""
     pipelines: list[Pipeline] = []
     runtime = config.runtime
     retry = Retry(runtime.max_attempts, runtime.backoff_seconds, on_wait=lambda error: pipelines[0].waiting(error))
     calls = ModelCalls(worker, Priority.INGEST)
     sense = SenseStage(db, sensory, config.segment, retry, clock, failpoints)
-    extractor = _extractor(config, lm, admission, db, finished) if _extracts_by_model(config) else None
+    extractor = _extractor(config, lm, admission, db, finished, gone) if _extracts_by_model(config) else None
     reads_ahead = extractor is not None and config.kv.segments and getattr(lm, "kept", None) is not None
     extract = ExtractStage(
         db,
@@ -134,12 +135,17 @@ def asks_behind(config: EngineConfig) -> bool:
 
 
 def _extractor(
-    config: EngineConfig, lm: LanguageModel, admission: Admission, db: MemoryDB, finished: Finished
+    config: EngineConfig,
+    lm: LanguageModel,
+    admission: Admission,
+    db: MemoryDB,
+    finished: Finished,
+    gone: Callable[[int], int],
 ) -> Extractor:
     # A salt costs a row per user; a model elsewhere is told of it only if it understands.
     salt_of = db.chats.salt if isinstance(lm, Forgetful) or config.lm.send_salt else None
     model = AdmittedModel(lm, admission)
-    behind = Behind(finished.find, lm) if isinstance(lm, KnowsCaches) and asks_behind(config) else None
+    behind = Behind(finished.find, lm, gone) if isinstance(lm, KnowsCaches) and asks_behind(config) else None
     form, max_tokens = config.extract.form, config.extract.max_tokens
     return Extractor(model, mode=form, max_tokens=max_tokens, salt_of=salt_of, behind=behind)
 

@@ -97,7 +97,8 @@ class ChatTurns:
         place, salt = opened.place if opened else None, await self._salt(scope, opened.view if opened else view)
         if place is not None:
             self._around.finished.drop(scope, place.session)
-        read = Conversation(tuple(placed), len(placed), salt) if options.plain and not opening.trouble else None
+        told = tuple(placed), len(placed), salt, place.thread if place is not None else 0
+        read = Conversation(*told) if options.plain and not opening.trouble else None
         self._underway.keep(turn_id, Opened(scope, place, read))
         return OpenTurn(
             turn_id=turn_id,

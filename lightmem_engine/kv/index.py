@@ -271,12 +271,19 @@ class Index:
         with self._lock:
             return self._db.execute("SELECT key, state, writer, num_bytes FROM chunk").fetchall()
 
-    def counts(self) -> dict[str, int]:
-        """Chunks by state, and the tokens of those that are ready."""
+    def counts(self, now: float = 0.0) -> dict[str, int]:
+        """Chunks by state, the tokens of those that are ready, and how many of them are not evicted as of `now`."""
         with self._lock:
             found = dict(self._db.execute("SELECT state, count(*) FROM chunk GROUP BY state").fetchall())
             tokens = self._db.execute("SELECT coalesce(sum(num_tokens), 0) FROM chunk WHERE state = 'ready'").fetchone()
-            return {**found, "tokens": tokens[0]}
+            leased = self._db.execute("SELECT count(*) FROM chunk WHERE state = 'ready' AND leased >= ?", (now,))
+            return {**found, "tokens": tokens[0], "leased": leased.fetchone()[0]}
+
+    def strangers(self, fingerprint: bytes) -> int:
+        """Chunks of other models than this."""
+        with self._lock:
+            found = self._db.execute("SELECT count(*) FROM chunk WHERE fingerprint <> ?", (fingerprint,))
+            return int(found.fetchone()[0])
 
     def _clock(self) -> float:
         return float(self._db.execute("SELECT value FROM clock").fetchone()[0])

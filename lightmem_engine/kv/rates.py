@@ -39,12 +39,15 @@ class _Rate:
 
 @dataclass(slots=True)
 class Rates:
-    """Thread-safe. tokens: per second of prefill.   bytes: per second of loading.   overhead: seconds of any load."""
+    """Thread-safe. tokens: per second of prefill.   bytes: per second of loading.   overhead: seconds of any load.
+    may_give_up: whether `give_up` does so."""
 
     tokens: float
     bytes: float
     overhead: float = 0.002
     now: Callable[[], float] = time.monotonic
+    may_give_up: bool = False
+    has_given_up: bool = field(default=False, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _compute: _Rate = field(init=False)
     _load: _Rate = field(init=False)
@@ -54,13 +57,20 @@ class Rates:
         self._load = _Rate(self.bytes, self.bytes, self.now())
 
     def shown(self) -> tuple[float, float]:
-        """Tokens and bytes per second, as believed now."""
+        """Tokens and bytes per second, as believed now; no bytes once it is given up."""
         with self._lock:
-            return self._compute.value, self._load.current(self.now())
+            return self._compute.value, 0.0 if self.has_given_up else self._load.current(self.now())
+
+    def give_up(self) -> bool:
+        """Loading has not paid for so long that it is not tried any more, if that is allowed; whether it is."""
+        with self._lock:
+            self.has_given_up = self.has_given_up or self.may_give_up
+            return self.has_given_up
 
     def follow(self, tokens: float, bytes: float) -> None:
         """Believe what another process, which does the work, has found."""
         with self._lock:
+            self.has_given_up = self.has_given_up or bytes <= 0
             now = self.now()
             self._compute = _Rate(tokens, tokens, now)
             self._load = _Rate(bytes, bytes, now)
@@ -77,7 +87,7 @@ class Rates:
 
     def pays(self, num_tokens: int, num_bytes: int) -> bool:
         """Whether loading is expected to be quicker."""
-        return self.load_seconds(num_bytes) < self.compute_seconds(num_tokens)
+        return not self.has_given_up and self.load_seconds(num_bytes) < self.compute_seconds(num_tokens)
 
     def computed(self, num_tokens: int, seconds: float) -> None:
         """Prefill took so long."""

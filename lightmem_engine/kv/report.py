@@ -23,7 +23,7 @@ def verify(store: KVStore) -> dict[str, int]:
 def stats(store: KVStore) -> dict[str, Any]:
     """What is stored, what stands, and all counters. Trouble is counted, and shows as nothing stored."""
     try:
-        used, rows = store.index.used(), store.index.counts()
+        used, rows = store.index.used(), store.index.counts(store.now())
         free = store.free_bytes(store.root)
     except (sqlite3.Error, OSError) as error:
         store.counters.count("errors", reason=type(error).__name__)
@@ -33,6 +33,7 @@ def stats(store: KVStore) -> dict[str, Any]:
     return {
         **sizes,
         "chunks": rows.get("ready", 0),
+        "pinned": rows.get("leased", 0),
         "manifests": len(store.allowed()),
         **store.counters.snapshot(),
     }

@@ -11,11 +11,13 @@ import transformers
 from lightmem_engine.kv.files import digest
 from lightmem_engine.kv.keys import fingerprint
 
+EXACT = "layers,kv,heads,tokens,dim"
 
-def fingerprint_of(model: Any, tokenizer: Any, chunk_tokens: int) -> bytes:
+
+def fingerprint_of(model: Any, tokenizer: Any, chunk_tokens: int, stored: str = EXACT) -> bytes:
     """Read from the live module, so that another dtype, merged adapters or a changed rotary buffer are seen.
 
-    A name or a path says nothing: a checkpoint may be replaced under it.
+    A name or a path says nothing: a checkpoint may be replaced under it.   stored: the layout of what is kept, by name.
     """
     config = model.config
     return fingerprint(
@@ -33,7 +35,7 @@ def fingerprint_of(model: Any, tokenizer: Any, chunk_tokens: int) -> bytes:
             "tokenizer": hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest(),
             "versions": [torch.__version__.partition("+")[0], transformers.__version__],
             "chunk_tokens": chunk_tokens,
-            "layout": "layers,kv,heads,tokens,dim",
+            "layout": stored,
         }
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightmem_engine.models.roomy_cache import RoomyLayer, roomy_cache
+from lightmem_engine.models.shifted import Stretch, find
 
 Tokens = npt.NDArray[np.int64]
 
@@ -44,6 +45,12 @@ class PrefixCache:
     def reach(self, tokens: Sequence[int], salt: str) -> int:
         """How many tokens `match` would find."""
         return self._best(tokens, salt)[0]
+
+    def shifted(self, tokens: Sequence[int], salt: str, begin: int) -> Stretch | None:
+        """What of a prompt from `begin` on was read at another place; the longest stretch."""
+        wanted = np.asarray(tokens, dtype=np.int64)
+        found = [find(wanted, begin, entry[0], entry[1]) for entry in self._entries.values() if entry[3] == salt]
+        return max((one for one in found if one is not None), key=lambda one: one.taken, default=None)
 
     def put(self, tokens: Sequence[int], cache: Any, salt: str = "", thread: int = 0) -> None:
         """Take over a cache that holds exactly these tokens; entries that are a prefix of it are dropped, and others of

@@ -16,9 +16,11 @@ from lightmem_engine.models import attend
 from lightmem_engine.models.chat_template import opened_thought, render, stable_length
 from lightmem_engine.models.checkpoint import progress_on_terminals_only
 from lightmem_engine.models.decoding import Grammars, check_sampling
-from lightmem_engine.models.kv_bytes import Layout, layout_of
+from lightmem_engine.models.kv_bytes import layout_of
 from lightmem_engine.models.kv_calibrate import load_rate, prefill_rate
 from lightmem_engine.models.kv_fingerprint import fingerprint_of
+from lightmem_engine.models.kv_rotate import Rotation
+from lightmem_engine.models.kv_storage import Kind, Storage, storage_of
 from lightmem_engine.models.laid_out import lay_out
 from lightmem_engine.models.prefix_cache import PrefixCache, common_prefix
 from lightmem_engine.models.qwen_checkpoint import check_prompt_version, end_tokens, quiet_in_a_pipe
@@ -41,10 +43,12 @@ class QwenModel:
 
     Every step (a chunk of prefill, one token) goes to the worker by itself, so an urgent request overtakes running
     background work at the next step. The prefix caches in memory are dropped by `forget`; those that are kept beyond
-    the process are in `kept`, if it is set.
+    the process are in `kept`, if it is set. With `rotation` what stood elsewhere in an earlier prompt is turned to its
+    place now, which is not exact, and nothing made of it is cached.
     """
 
     kept: KVTier | None = None
+    rotation: Rotation | None = None
 
     def __init__(
         self,
@@ -161,11 +165,16 @@ class QwenModel:
         """Tokens of the prompt as the model will read it."""
         return len(self._encode(prompt))
 
-    def describe_kv(self, store: KVStore, chunk_tokens: int) -> tuple[bytes, Layout, Rates]:
-        """Which KV this model makes, in which shape, and how fast; takes a moment. Raises `OSError`."""
+    def describe_kv(self, store: KVStore, chunk_tokens: int, kind: Kind = "exact") -> tuple[bytes, Storage, Rates]:
+        """Which KV this model makes, how it is stored, and how fast; takes a moment. Raises `OSError`."""
         model = self._model
-        fingerprint = fingerprint_of(model, self._tokenizer, chunk_tokens)
-        return fingerprint, layout_of(model), Rates(prefill_rate(model), load_rate(store))
+        storage = storage_of(kind, layout_of(model))
+        fingerprint = fingerprint_of(model, self._tokenizer, chunk_tokens, storage.name)
+        return fingerprint, storage, Rates(prefill_rate(model), load_rate(store, storage))
+
+    def reuse_approximately(self) -> None:
+        """From now on take what was read at another place, too. Raises `ConfigError` if the model does not allow it."""
+        self.rotation = Rotation.of(self._model)
 
     async def forget(self) -> None:
         """Drop every cached prefix in memory, and what was seen of chats."""

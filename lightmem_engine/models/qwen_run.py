@@ -14,6 +14,7 @@ from lightmem_engine.models.kv_bytes import layout_of, restore
 from lightmem_engine.models.logprobs import token_logprob
 from lightmem_engine.models.roomy_cache import roomy_cache
 from lightmem_engine.models.served_attention import Watch
+from lightmem_engine.models.shifted import COMPUTED, Stretch
 from lightmem_engine.types import CacheOwner, Delta, FinishReason, Sampling, TokenLogprob, Usage
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class Run:
         self._logits: torch.Tensor | None = None
         self._said: list[str] = []
         self.watch: Watch | None = None
+        self._stretch: Stretch | None = None
+        self._is_sought = owner.rotation is not None and bool(salt) and schema is None  # chats alone
+        self._is_exact = True
 
     def adopt(self, found: Found) -> None:
         """Begin from a cache that was kept."""
@@ -73,10 +77,11 @@ class Run:
     def prefill(self) -> bool:
         """Read the next chunk of the prompt; true once it has been read to its end."""
         started = time.perf_counter()
-        part = self.prompt[self._num_fed : self._num_fed + _PREFILL_TOKENS]
+        part = self.prompt[self._num_fed : min(self._num_fed + _PREFILL_TOKENS, self._next_stop())]
         self._feed(part)
         if self._owner.kept is not None and len(part) >= _MEASURED_TOKENS:
             self._owner.kept.rates.computed(len(part), time.perf_counter() - started)
+        self._take_stretch()
         return self._num_fed == len(self.prompt)
 
     def advance(self) -> Delta:
@@ -108,10 +113,32 @@ class Run:
         meanwhile to who asked for it."""
         if self.watch is not None:
             self.watch.finish("".join(self._said))
+        if not self._is_exact:  # nobody is to take it for what it is not, nor turn it again
+            return
         owner, tokens = self._owner, [*self.prompt, *self._generated][: self._num_fed]
         owner._cache.put(tokens, self._cache, self.salt, self._thread)
         if owner.kept is not None and self._kept is not None and self._num_fed >= self._kept[1] > 0:
             owner.kept.offer(tokens[: self._kept[1]], self._cache, self.salt, self._kept[0])
+
+    def _next_stop(self) -> int:
+        """Up to where the prompt is computed next."""
+        if self._is_sought:
+            self._is_sought = False
+            self._stretch = self._owner._cache.shifted(self.prompt, self.salt, self._num_fed)
+        return len(self.prompt) if self._stretch is None else self._stretch.start + COMPUTED
+
+    def _take_stretch(self) -> None:
+        """Take what stands at this place from a cache where it stood elsewhere."""
+        stretch, rotation = self._stretch, self._owner.rotation
+        if stretch is None or rotation is None or self._num_fed < stretch.start + COMPUTED:
+            return
+        with torch.inference_mode():
+            stretch.copy_into(self._cache, rotation)
+        self._num_fed = stretch.stop
+        self.num_cached += stretch.taken
+        self._stretch, self._is_exact = None, False
+        if self._owner.kept is not None:
+            self._owner.kept.store.counters.count("approximate_tokens", stretch.taken)
 
     def _end(self, text: str, reason: FinishReason) -> Delta:
         return self._delta(text + self._text.finish(), reason, self._usage())

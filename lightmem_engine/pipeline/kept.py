@@ -12,9 +12,15 @@ class Kept:
     """keeper: None if no caches are kept, for this `reason`.   release: ends what works for it."""
 
     def __init__(
-        self, keeper: KVKeeper | None, reason: str = "", release: Callable[[], Awaitable[None]] | None = None
+        self,
+        keeper: KVKeeper | None,
+        reason: str = "",
+        release: Callable[[], Awaitable[None]] | None = None,
+        configured: str = "off",
     ) -> None:
+        """configured: `kv.mode`."""
         self.keeper = keeper
+        self._configured = configured
         self.reason = reason
         self._release = release
 
@@ -23,9 +29,15 @@ class Kept:
         if self.keeper is not None:
             await self.keeper.settle()
 
+    def gone(self, thread: int) -> int:
+        """See `kv_reports.Reports.gone`."""
+        return 0 if self.keeper is None else self.keeper.reports.gone(thread)
+
     async def stats(self) -> dict[str, Any]:
         """Sizes and counters."""
-        return {"mode": "off", "reason": self.reason} if self.keeper is None else await self.keeper.stats()
+        if self.keeper is None:
+            return {"mode": "off", "configured": self._configured, "reason": self.reason}
+        return await self.keeper.stats()
 
     async def verify(self) -> dict[str, int]:
         """Read every chunk; damaged ones are removed."""

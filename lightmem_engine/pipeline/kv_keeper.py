@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -22,6 +22,7 @@ from lightmem_engine.kv import report
 from lightmem_engine.kv.keys import Tokens
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.pipeline.kv_followers import Followers
+from lightmem_engine.pipeline.kv_reports import Reports
 from lightmem_engine.protocols import Clock
 from lightmem_engine.runtime.complain import complain
 from lightmem_engine.stores import kv_manifests
@@ -77,6 +78,8 @@ class KVKeeper:
         self._clock = clock
         self.followers = Followers(store.allowed)
         self._holders: list[Holder] = [self.followers]
+        self.reports = Reports()
+        self._describe: Callable[[], Mapping[str, Any]] = self._of_server
         self._adding: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
@@ -110,6 +113,10 @@ class KVKeeper:
     def attach(self, holder: Holder) -> None:
         """Have erasures wait for this one, too."""
         self._holders.append(holder)
+
+    def tell_by(self, describe: Callable[[], Mapping[str, Any]]) -> None:
+        """Ask the model's side what is kept and why (`mode`, `reason`), for `stats`."""
+        self._describe = describe
 
     def warm_up(self, read_ahead: Callable[[list[int], str], Awaitable[None]], fingerprint: bytes) -> None:
         """Have the model read again what it had read before the start (mode warm), those used last first."""
@@ -180,7 +187,14 @@ class KVKeeper:
     async def stats(self) -> dict[str, Any]:
         """See `kv.report`."""
         queued = sum(holder.queued for holder in self._holders)
-        return {"mode": self._config.mode, "queued": queued, **await asyncio.to_thread(report.stats, self.store)}
+        own = await asyncio.to_thread(report.stats, self.store)
+        counted = self.reports.with_own(own)
+        return {**self._describe(), "configured": self._config.mode, "queued": queued, **own, **counted}
+
+    def _of_server(self) -> dict[str, Any]:
+        if self._config.mode == "warm":
+            return {"mode": "off", "reason": "kv.mode = warm is for a model in this process"}
+        return self.reports.describe(self._config.server_off)
 
     async def _run(self) -> None:
         while True:

@@ -19,11 +19,12 @@ MAX_CHARS = 8 << 20  # of all conversations together; beyond it the oldest go
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """messages: what the model was sent, the reply behind it.   num_read: so many of them the model has read or
-    written.   salt: of the caches of that."""
+    written.   salt: of the caches of that.   thread: of conversation, as `types.CacheOwner` has it; 0: none."""
 
     messages: tuple[Mapping[str, Any], ...]
     num_read: int
     salt: str
+    thread: int = 0
 
     @property
     def num_chars(self) -> int:

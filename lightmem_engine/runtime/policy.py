@@ -36,8 +36,13 @@ class Policy:
 
     @property
     def ceiling(self) -> int:
-        """Most background calls in flight, ever; at least one, or nothing would get done."""
-        return self.max_background if not self.slots else max(1, min(self.max_background, self.slots - self.reserved))
+        """Most background calls in flight, ever; at least one, or nothing would get done. Those that stand still keep
+        their slots, so half of them stay free for chats."""
+        if not self.slots:
+            return self.max_background
+        free = self.slots - self.reserved
+        free = min(free, self.slots // 2) if self.pauses else free
+        return max(1, min(self.max_background, free))
 
     def room(self, num_foreground: int, own: int, load: Load | None) -> int:
         """Background calls that may be in flight now, the aged ones aside.

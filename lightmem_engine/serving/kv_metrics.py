@@ -15,18 +15,20 @@ _TOTALS = {
     "hits": "Prompts whose beginning was loaded",
     "hit_tokens": "Prompt tokens loaded instead of computed",
     "tokens_recomputed": "Prompt tokens of looked-up prompts that were computed",
+    "approximate_tokens": "Prompt tokens turned from another place (kv.reuse = approximate)",
     "loads_skipped": "Loads not tried because computing is quicker",
     "deadline_misses": "Loads abandoned because computing had become quicker",
     "stores": "Caches kept",
     "stores_skipped": "Caches not kept, by reason",
     "bytes_written": "Bytes written",
     "bytes_read": "Bytes read and found right",
+    "fingerprint_mismatches": "Chunks of other models, or of another way of keeping them, found at the start",
     "verification_failures": "Chunks that were not what they should be, by what gave them away",
     "evictions": "Chunks evicted, by reason",
     "orphans": "Remains of earlier processes removed at a start, by kind",
     "errors": "Trouble that made a miss, by kind",
     "saved_seconds": "Estimated seconds of computing saved",
-    "waited_seconds": "Seconds waited for loads that were used",
+    "waited_seconds": "Seconds waited for loads, whatever came of them",
 }
 _SIZES = {
     "bytes_used": "Bytes on disk, charged ones included",
@@ -35,8 +37,14 @@ _SIZES = {
     "tokens": "Tokens kept",
     "chunks": "Chunks kept",
     "manifests": "Caches that stand",
+    "pinned": "Chunks that are being read or were just written, and are not evicted",
     "queued": "Caches that wait to be written",
+    "held_tokens": "Tokens of ended conversations that the model server need not compute again",
+    "tokens_per_second": "Speed of computing that loads are weighed by",
+    "bytes_per_second": "Speed of loading that they are weighed by",
+    "costs_more_than_it_saves": "1 once loads have cost more than they saved for ten minutes",
 }
+_MODES = ("off", "warm", "persist")
 
 
 class KvCollector(Collector):
@@ -58,7 +66,11 @@ class KvCollector(Collector):
                 counter.add_metric([reason], amount)
             yield counter
         for name, help in _SIZES.items():
-            yield GaugeMetricFamily(f"lightmem:kv_{name}", help, value=self._stats.get(name, 0))
+            yield GaugeMetricFamily(f"lightmem:kv_{name}", help, value=float(self._stats.get(name, 0)))
+        modes = GaugeMetricFamily("lightmem:kv_mode", "1 for what is kept across restarts", labels=["mode"])
+        for mode in _MODES:
+            modes.add_metric([mode], float(self._stats.get("mode") == mode))
+        yield modes
         for name, found in sorted(self._stats.get("seconds", {}).items()):
             yield _histogram(f"lightmem:kv_{name}_seconds", found)
         net = _sum(totals, "saved_seconds") - _sum(totals, "waited_seconds")

@@ -9,12 +9,16 @@ from fastapi import FastAPI, Request
 from pydantic import Field, FiniteFloat
 
 from lightmem_engine.errors import InvalidInput, NotFound
+from lightmem_engine.kv.counters import BUCKETS
 from lightmem_engine.pipeline.kv_keeper import KVKeeper
+from lightmem_engine.pipeline.kv_reports import Report
 from lightmem_engine.serving.access import engine_of
 from lightmem_engine.serving.schemas import Strict, Text
 from lightmem_engine.stores.kv_manifests import Manifest
 from lightmem_engine.types import CacheOwner, Scope
 from lightmem_engine.wire_kv import ATTENTION_PATH, BIND_PATH, FOLLOW_PATH, STANDS_PATH
+
+BUCKET_COUNT = len(BUCKETS) + 1
 
 
 class OwnerBody(Strict):
@@ -30,12 +34,35 @@ class OwnerBody(Strict):
         return CacheOwner(Scope(self.user, self.tenant), self.thread, self.link)
 
 
+class DurationsBody(Strict):
+    """How long something took, as `kv.counters` has it."""
+
+    buckets: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=BUCKET_COUNT, max_length=BUCKET_COUNT)]
+    sum: Annotated[FiniteFloat, Field(ge=0)]
+
+
+class ReportBody(Strict):
+    """What a connector says of itself, as `pipeline.kv_reports`."""
+
+    off: Annotated[str, Field(max_length=2000)] = ""
+    totals: dict[str, dict[str, FiniteFloat]] = Field(default_factory=dict)
+    seconds: dict[str, DurationsBody] = Field(default_factory=dict)
+    held: list[tuple[int, Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]] = Field(default_factory=list)
+
+    def report(self) -> Report:
+        """The same."""
+        seconds = {name: found.model_dump() for name, found in self.seconds.items()}
+        held = {thread: (held, gone) for thread, held, gone in self.held}
+        return Report(self.off, self.totals, seconds, held)
+
+
 class FollowBody(Strict):
     """`POST /v1/memory/kv/follow`."""
 
     follower: Text
     epoch: str
     seq: Annotated[int, Field(ge=0)]
+    report: ReportBody = Field(default_factory=ReportBody)
 
 
 class StandsBody(Strict):
@@ -66,7 +93,9 @@ def add_kv_owner_routes(app: FastAPI) -> None:
 
     @app.post(FOLLOW_PATH)
     async def follow(request: Request, body: FollowBody) -> dict[str, Any]:
-        return await _keeper(request).followers.follow(body.follower, body.epoch, body.seq)
+        keeper = _keeper(request)
+        keeper.reports.take(body.follower, body.report.report())
+        return await keeper.followers.follow(body.follower, body.epoch, body.seq)
 
     @app.post(STANDS_PATH)
     async def stands(request: Request, body: StandsBody) -> dict[str, bool]:

@@ -17,10 +17,12 @@ from lightmem_engine.types import Prompt, Scope, Turn
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """conversation: what was said last in a session, if it is known.   model: which knows what it would compute."""
+    """conversation: what was said last in a session, if it is known.   model: which knows what it would compute.
+    gone: how many tokens of a thread of conversation that it has read it would have to read again."""
 
     conversation: Callable[[Scope, str], Conversation | None]
     model: KnowsCaches
+    gone: Callable[[int], int] = lambda _: 0
 
     async def prompt(self, turns: Sequence[Turn], mode: v1.ExtractMode, instead_of: Prompt) -> Prompt | None:
         """The prompt about these turns, if it costs less than the other one."""
@@ -32,9 +34,14 @@ class Behind:
         numbered = [v1.Numbered(turn.speaker, turn.text, turn.event_time) for turn in turns]
         schema = v1.bounded(mode, [turn.text for turn in turns])
         prompt = Prompt(tuple(v1.extract_after(said.messages, numbered, mode)), schema, salt=said.salt)
-        cost = await self.model.uncached(prompt, said.num_read)
+        cost = await self._cost(prompt, said)
         other = None if cost is None else await self.model.uncached(instead_of, 0)
         return prompt if cost is not None and other is not None and cost < other else None
+
+    async def _cost(self, prompt: Prompt, said: Conversation) -> int | None:
+        """Tokens that the model would compute: what it has not read, and what is gone of the rest."""
+        cost = await self.model.uncached(prompt, said.num_read)
+        return None if cost is None else cost + (self.gone(said.thread) if said.thread else 0)
 
 
 def _contains(said: Conversation, turns: Sequence[Turn]) -> bool:

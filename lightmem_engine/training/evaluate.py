@@ -32,11 +32,16 @@ class Answered:
     is_cut: bool
 
 
+def longest(item: exam.Item) -> int:
+    """Tokens that an answer may have."""
+    return _MAX_TOKENS.get(item.section, _MAX_ANSWER_TOKENS)
+
+
 async def sit(model: QwenModel, items: Iterable[exam.Item]) -> list[Answered]:
     """The model's greedy answers, in order; those with a schema under constrained decoding."""
     answers = []
     for item in items:
-        sampling = Sampling(max_tokens=_MAX_TOKENS.get(item.section, _MAX_ANSWER_TOKENS))
+        sampling = Sampling(max_tokens=longest(item))
         prompt = Prompt(item.messages, item.schema)
         (completion,) = await model.generate([prompt], sampling=sampling, priority=Priority.FOREGROUND)
         answers.append(Answered(item, completion.text, completion.finish_reason == "length"))

@@ -39,3 +39,24 @@ def test_the_speed_of_computing_follows_what_is_measured() -> None:
     for _ in range(30):
         rates.computed(100, 1.0)
     assert abs(rates.compute_seconds(100) - 1.0) < 0.05
+
+
+def test_what_is_given_up_is_not_tried_again_here_or_by_who_follows() -> None:
+    rates, follower = Rates(tokens=1000, bytes=1e9, may_give_up=True), Rates(tokens=1000, bytes=1e9)
+    follower.follow(*rates.shown())
+    assert rates.pays(100, 1000)
+    assert follower.pays(100, 1000)
+    assert rates.give_up()
+    follower.follow(*rates.shown())
+    rates.loaded(1000, 1e-6)
+    assert not rates.pays(100, 1000)
+    assert not follower.pays(100, 1000)
+    follower.follow(1000, 1e9)
+    assert not follower.pays(100, 1000)
+
+
+def test_what_was_asked_for_is_not_given_up() -> None:
+    rates = Rates(tokens=1000, bytes=1e9)
+    assert not rates.give_up()
+    assert rates.pays(100, 1000)
+    assert rates.shown()[1] > 0

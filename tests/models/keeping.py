@@ -11,6 +11,7 @@ from typing import Any
 from lightmem_engine.kv.index import Bounds
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
+from lightmem_engine.models.kv_storage import Kind
 from lightmem_engine.models.kv_tier import KVTier, Offer
 from lightmem_engine.models.qwen import QwenModel
 from lightmem_engine.types import CacheOwner, Completion, Priority, Prompt, Sampling, Scope
@@ -33,6 +34,7 @@ class Everything:
     def __init__(self, store: KVStore) -> None:
         self.stand = True
         self.bound: list[Offer] = []
+        self.sizes: list[int] = []
         self._store = store
 
     async def stands(self, owner: CacheOwner) -> bool:
@@ -40,20 +42,21 @@ class Everything:
 
     async def bind(self, offer: Offer, fingerprint: bytes, num_tokens: int, num_bytes: int) -> bool:
         self.bound.append(offer)
+        self.sizes.append(num_bytes)
         self._store.allow([offer.id])
         return True
 
 
 @asynccontextmanager
 async def keeping(
-    model: QwenModel, root: Path, *, rates: Rates | None = None, min_tokens: int = 1, **known: Any
+    model: QwenModel, root: Path, *, rates: Rates | None = None, min_tokens: int = 1, kind: Kind = "exact", **known: Any
 ) -> AsyncIterator[tuple[KVTier, Everything]]:
     """The model keeps its caches under `root` as long as the context lasts. Manifests of before stand again."""
     store = KVStore(root, Bounds(1 << 30))
     store.allow(store.index.manifests())
-    fingerprint, layout, _ = await asyncio.to_thread(model.describe_kv, store, CHUNK)
+    fingerprint, storage, _ = await asyncio.to_thread(model.describe_kv, store, CHUNK, kind)
     rates = rates or Slow(tokens=1.0, bytes=1e12)
-    tier = KVTier(store, fingerprint, layout, rates, chunk_tokens=CHUNK, min_tokens=min_tokens, **known)
+    tier = KVTier(store, fingerprint, storage, rates, chunk_tokens=CHUNK, min_tokens=min_tokens, **known)
     binder = Everything(store)
     tier.start(binder)
     model.kept = tier

@@ -277,6 +277,37 @@ async def test_warm_keeps_words_alone_and_reads_them_again(tmp_path: Path, check
         assert talk.manifests() == 0
 
 
+@pytest.mark.parametrize(("cache_bytes", "mode"), [(1 << 20, "warm"), (0, "off")])
+async def test_a_disk_that_is_found_slow_at_the_start_is_not_used(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, mode: str
+) -> None:
+    monkeypatch.setattr("lightmem_engine.models.qwen.load_rate", lambda store, storage: 1000.0)  # bytes a second
+    options = {"lm.cache_bytes": cache_bytes}
+    history: list[dict[str, Any]] = []
+    async with talking(tmp_path, checkpoint, **options) as talk:
+        stats = await talk.memory.kv_stats()
+        assert (stats["configured"], stats["mode"]) == ("auto", mode)
+        assert "loading takes" in stats["reason"]
+        await talk.say(history, "My sister Maja moved to Lisbon.")
+        assert talk.files == []
+        assert talk.manifests() == (mode == "warm")
+    async with talking(tmp_path, checkpoint, **options) as talk:
+        keeper = talk.engine._kept.keeper
+        assert keeper is not None
+        assert (keeper._warming is not None) == (mode == "warm")
+        assert await talk.say(history, "And my brother?") is not None
+
+
+async def test_what_was_measured_to_pay_is_kept_and_said(tmp_path: Path, checkpoint: Path) -> None:
+    async with talking(tmp_path, checkpoint, **{"kv.storage": "int8"}) as talk:
+        await talk.say([], "My sister Maja moved to Lisbon.")
+        assert talk.files
+        stats = await talk.memory.kv_stats()
+        assert (stats["configured"], stats["mode"], stats["storage"]) == ("auto", "persist", "int8")
+        assert stats["costs_more_than_it_saves"] is False
+        assert stats["tokens_per_second"] > 0
+
+
 async def test_turning_it_off_removes_what_was_kept(tmp_path: Path, checkpoint: Path) -> None:
     async with talking(tmp_path, checkpoint) as talk:
         await talk.say([], "My sister Maja moved to Lisbon.")

@@ -27,6 +27,8 @@ def test_reserved_slots_stay_free_and_users_come_first(
     assert 0 <= room <= policy.max_background
     if policy.slots > policy.reserved:
         assert room <= policy.slots - policy.reserved
+    if policy.slots and policy.pauses:
+        assert room <= max(1, policy.slots // 2), "what stands still keeps its slot"
     is_full = load is not None and load.kv_usage > MAX_KV_USAGE
     is_used = load is not None and load.running + load.waiting > own
     if is_full or num_foreground or (is_used and not policy.pauses):

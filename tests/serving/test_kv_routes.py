@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -83,6 +84,13 @@ def test_a_returning_session_after_kill_9_computes_the_rest_and_says_the_same(tm
         assert f'lightmem:kv_hit_tokens_total{{reason=""}} {float(_cached(answer))}' in text
         assert 'lightmem:kv_load_seconds_bucket{le="+Inf"} 1.0' in text
         assert "lightmem:kv_net_benefit_seconds" in text
+        assert 'lightmem:kv_mode{mode="persist"} 1.0' in text
+        assert 'lightmem:kv_mode{mode="warm"} 0.0' in text
+        assert "lightmem:kv_costs_more_than_it_saves 0.0" in text
+        for name in ("tokens_per_second", "bytes_per_second", "pinned"):
+            (value,) = re.findall(rf"^lightmem:kv_{name} (\S+)$", text, re.MULTILINE)
+            assert float(value) > 0, name
+        assert 'lightmem:kv_fingerprint_mismatches_total{reason=""} 0.0' in text
         assert "ann" not in text
 
 

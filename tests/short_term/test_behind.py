@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -44,6 +45,7 @@ async def extract(
     *segments: Segment,
     said: Conversation | None = Conversation(MESSAGES, 3, "salt"),  # noqa: B008  frozen
     model: Knowing | None = None,
+    gone: Mapping[int, int] | None = None,
 ) -> tuple[Extraction, list[Prompt]]:
     def conversation(scope: Scope, session: str) -> Conversation | None:
         return said if (scope, session) == (SCOPE, "s") else None
@@ -54,7 +56,7 @@ async def extract(
         return answer
 
     scripted = Scripted(answered)
-    behind = Behind(conversation, model or Knowing())
+    behind = Behind(conversation, model or Knowing(), lambda thread: (gone or {}).get(thread, 0))
     return await Extractor(scripted, behind=behind).extract(segments or [TALK]), scripted.prompts
 
 
@@ -83,6 +85,14 @@ def _apart(prompts: list[Prompt]) -> bool:
 @pytest.mark.parametrize("other", [100, 99, None])
 async def test_it_is_not_chosen_where_it_computes_no_less_or_nobody_knows(other: int | None) -> None:
     assert _apart((await extract(facts(), model=Knowing(other)))[1])
+
+
+@pytest.mark.parametrize(
+    ("thread", "gone", "apart"), [(7, 899, False), (7, 900, True), (8, 900, False), (0, 900, False)]
+)
+async def test_what_the_server_has_dropped_since_counts(thread: int, gone: int, apart: bool) -> None:
+    said = Conversation(MESSAGES, 3, "salt", thread)
+    assert _apart((await extract(facts(), said=said, gone={7: gone}))[1]) is apart
 
 
 @pytest.mark.parametrize(
