@@ -1,12 +1,14 @@
 """Kept KV caches of the model in this process: time to the first token, loaded and computed.
 
     python -m bench.bench_kv [--shape 0.6b|tiny] [--tokens 32,64,128,256,1024,2048] [--rounds 5] [--requests 50]
+                              [--storage exact,int8,fp8]
 
 A Qwen3 of random weights reads a conversation of so many tokens and 32 new ones behind it: once computing all of it,
 once with the conversation's cache loaded from disk; both take turns, and where their time goes is in the table. The
 cache is loaded whatever it costs, so the lengths at which that loses are in the table; `engine's choice` is what it
-would have done. "cold" has the files dropped from the system's page cache first. Throttled: after calibration the disk
-becomes three times slower than computing; what the requests take, by what computing takes. Rows in
+would have done. With `--storage`, caches kept in a byte a number stand beside exact ones; what that changes in the
+answers is bench_kv_storage's to say. "cold" has the files dropped from the system's page cache first. Throttled: after
+calibration the disk becomes three times slower than computing; what the requests take, by what computing takes. Rows in
 bench/results/kv.csv.
 """
 
@@ -34,6 +36,7 @@ from lightmem_engine.kv.index import Bounds
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.models.chat_template import stable_length
+from lightmem_engine.models.kv_storage import Kind
 from lightmem_engine.models.kv_tier import KVTier, Offer
 from lightmem_engine.models.qwen import QwenModel
 from lightmem_engine.types import CacheOwner, Priority, Prompt, Sampling, Scope
@@ -141,12 +144,12 @@ async def first_token(model: QwenModel, prompt: Prompt) -> float:
 
 
 @asynccontextmanager
-async def kept(model: QwenModel, root: Path, *, always: bool) -> AsyncIterator[KVTier]:
+async def kept(model: QwenModel, root: Path, *, always: bool, kind: Kind = "exact") -> AsyncIterator[KVTier]:
     """The model keeps its caches under `root`, as the engine would have it, or loading always."""
     store = KVStore(root, Bounds(1 << 40))
-    fingerprint, layout, rates = await asyncio.to_thread(model.describe_kv, store, CHUNK)
+    fingerprint, storage, rates = await asyncio.to_thread(model.describe_kv, store, CHUNK, kind)
     used = Always(rates.tokens, rates.bytes) if always else rates
-    tier = KVTier(store, fingerprint, layout, used, chunk_tokens=CHUNK, min_tokens=1)
+    tier = KVTier(store, fingerprint, storage, used, chunk_tokens=CHUNK, min_tokens=1)
     tier.start(Binder(store))
     model.kept = tier
     try:
@@ -173,12 +176,15 @@ def drop_pages(root: Path) -> None:
         os.close(handle)
 
 
-async def compare(model: QwenModel, root: Path, lengths: Sequence[int], rounds: int, table: Table, shape: str) -> None:
+async def compare(
+    model: QwenModel, root: Path, lengths: Sequence[int], rounds: int, table: Table, shape: str, kind: Kind
+) -> None:
     """Loaded against computed, by length."""
-    async with kept(model, root, always=True) as tier:
+    async with kept(model, root, always=True, kind=kind) as tier:
         choice = Rates(tier.rates.tokens, tier.rates.bytes)
-        table.value({"shape": shape}, "calibrated prefill", "tokens/s", choice.tokens)
-        table.value({"shape": shape}, "calibrated load", "bytes/s", choice.bytes)
+        of = {"shape": shape} | ({} if kind == "exact" else {"storage": kind})
+        table.value(of, "calibrated prefill", "tokens/s", choice.tokens)
+        table.value(of, "calibrated load", "bytes/s", choice.bytes)
         for length in lengths:
             first, following = conversation(model, length, f"salt {length}")
             await keep(model, tier, first)
@@ -195,7 +201,7 @@ async def compare(model: QwenModel, root: Path, lengths: Sequence[int], rounds: 
                     for part, seconds in shares(parts, took).items():
                         where.setdefault((str(name), part), []).append(seconds)
             model.kept = tier
-            case = {"shape": shape, "tokens": length, "prompt": model.count(following)}
+            case = {**of, "tokens": length, "prompt": model.count(following)}
             for name, found in times.items():
                 table.spread(case, f"time to first token, {name}", "ms", [one * 1000 for one in found])
             for (name, part), found in where.items():
@@ -206,6 +212,7 @@ async def compare(model: QwenModel, root: Path, lengths: Sequence[int], rounds: 
                 table.value(case, f"computed over {name}, p50", "x", computed / float(np.median(times[name])))
             places = tier.places(model._encode(following)[:-1], following.salt)
             tokens, size = sum(one.take for one in places), sum(one.row.num_bytes for one in places)
+            table.value(case, "bytes read", "bytes", size)
             table.value(case, "engine's choice: load", "yes = 1", float(choice.pays(tokens, size)))
 
 
@@ -251,8 +258,9 @@ async def run(args: argparse.Namespace, table: Table) -> None:
     model = build(args.shape)
     lengths = [int(length) for length in args.tokens.split(",")]
     try:
-        with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-            await compare(model, Path(directory) / "kv", lengths, args.rounds, table, args.shape)
+        for kind in args.storage.split(","):
+            with tempfile.TemporaryDirectory(dir=args.directory) as directory:
+                await compare(model, Path(directory) / "kv", lengths, args.rounds, table, args.shape, kind)
         with tempfile.TemporaryDirectory(dir=args.directory) as directory:
             await throttled(model, Path(directory) / "kv", args.throttled, args.requests, table, args.shape)
     finally:
@@ -267,6 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=50, help="with the throttled disk")
     parser.add_argument("--throttled", type=int, default=512, help="tokens of the prompt there")
+    parser.add_argument("--storage", default="exact", help="ways of keeping caches, as kv.storage has them")
     parser.add_argument("--directory", help="where the files lie; default: the system's temporary directory")
     parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)

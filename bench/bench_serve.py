@@ -5,10 +5,15 @@
 
 Each server starts once. `alone` is vLLM without us; `off` sends chats that name nobody to vLLM with memory, `on` gives
 every client a user of its own, `on + sleep` also tells other users facts and lets memory consolidate them all the time.
-Clients ask one question after another, with prompts that nobody has sent before. Rows in bench/results/serve.csv, by
-number of clients: requests and tokens per second, milliseconds to the first token and between tokens, CPU seconds of
-the server's processes per request, and how busy the GPU was; the same as a picture in bench/results/serve.svg, or where
---plot says.
+Clients ask one question after another, with prompts that nobody has sent before; the first chats of each are not timed.
+It ends within --limit seconds: what is left of them is shared among the measurements that remain, and each stops asking
+when its share is used up. A server that does not start costs its own rows, not those of the other one; the exit code
+is then 1, and its log is where --logs says.
+
+Rows in bench/results/serve.csv, by number of clients: requests and tokens per second, milliseconds to the first token
+and between tokens, what recall says it took and how often it was cut short, runs of sleep that ended, CPU seconds of
+the server's processes per request, and how busy the GPU was. The same as a picture in bench/results/serve.svg, or where
+--plot says, and as a table, last of all that is printed.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
+import itertools
 import os
 import random
 import shutil
@@ -24,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
@@ -32,53 +37,93 @@ import httpx
 import numpy as np
 
 from bench.bench_prefix import CITIES, PEOPLE
-from bench.chart import Panel, svg
-from bench.harness import RESULTS, Row, Table, cpu_model, gpu_name
-from bench.vllm_load import Chat, Server, Shape
+from bench.harness import RESULTS, Table
+from bench.serve_page import MODES, plot, printed
+from bench.vllm_load import Chat, Server, Shape, kept
 from tests.support.vllm_server import FAST, MODEL, VllmServer
 
-MODES = ("alone", "off", "on", "on + sleep")
 START_SECONDS = 1800.0  # large models are read, compiled and captured
+RESERVE = 240.0  # seconds for the start of a server yet to come
 SETTINGS = ("extract.mode=extractive", "sleep.mode=llm")
 
 
+class Clock:
+    """What is left of the time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ends = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds; 0 when there are none."""
+        return max(0.0, self._ends - time.monotonic())
+
+
 async def measure(url: str, mode: str, clients: int, args: argparse.Namespace, pid: int, table: Table) -> None:
-    """One mode with so many clients."""
+    """One mode with so many clients. args.seconds: after which no chat is begun; twice that ends those under way.
+
+    Raises `httpx.HTTPError` if the server fails a chat, `TimeoutError` if none ended in time.
+    """
     case = {"model": args.model or "lightmem-micro-qwen", "memory": mode, "clients": clients, "prompt": args.prompt}
     found: list[Chat] = []
+    nights = [0]
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http:
         server = Server(http, url, MODEL, "", Shape(prompt=args.prompt, answer=args.answer))
-        left = iter(range(max(args.chats, clients)))
 
-        async def client(number: int) -> None:
-            random_ = random.Random(f"{mode} {clients} {number}")
+        async def client(number: int, left: Iterator[int], kept: list[Chat]) -> None:
+            random_ = random.Random(f"{mode} {clients} {number} {kept is found}")
             user = f"{mode} {clients} {number}" if mode.startswith("on") else None
             for _ in left:
-                found.append(await server.chat(random_, nullcontext(), user))
+                kept.append(await server.chat(random_, nullcontext(), user))
+                if time.monotonic() > stop:
+                    return
 
-        asleep = _asleep(http, url) if mode == "on + sleep" else nullcontext()
+        async def all_clients(chats: int, kept: list[Chat]) -> None:
+            left = iter(range(max(chats, clients)))
+            await asyncio.gather(*(client(number, left, kept) for number in range(clients)))
+
+        await server.calibrate()
+        stop = time.monotonic() + args.seconds
+        asleep = _asleep(http, url, nights) if mode == "on + sleep" else nullcontext()
         async with asleep:
-            before, started = cpu_seconds(pid), time.perf_counter()
             percents: list[float] = []
             watching = asyncio.create_task(_gpu_busy(percents))
-            await asyncio.gather(*(client(number) for number in range(clients)))
+            try:
+                async with asyncio.timeout(2 * args.seconds) as limit:
+                    await all_clients(min(args.chats, args.warm * clients), [])
+                    nights[0], before, started = 0, cpu_seconds(pid), time.perf_counter()
+                    percents.clear()
+                    await all_clients(args.chats, found)
+            except TimeoutError:
+                if not (found and limit.expired()):
+                    raise
             seconds = time.perf_counter() - started
             cpu = cpu_seconds(pid) - before
             watching.cancel()
             await asyncio.wait({watching})
-    table.value(case, "chats", "1/s", len(found) / seconds)
-    table.value(case, "tokens written", "1/s", sum(len(chat.steps) + 1 for chat in found) / seconds)
-    table.spread(case, "first token", "ms", [chat.ttft * 1000 for chat in found])
-    table.spread(case, "between tokens", "ms", [step * 1000 for chat in found for step in chat.steps])
+    _rows(table, case, found, seconds)
     table.value(case, "CPU per chat", "s", cpu / len(found))
+    if mode == "on + sleep":
+        table.value(case, "runs of sleep", "1/s", nights[0] / seconds)
     if percents:
         table.value(case, "GPU busy", "%", float(np.mean(percents)))
 
 
+def _rows(table: Table, case: dict[str, object], found: Sequence[Chat], seconds: float) -> None:
+    table.value(case, "chats", "1/s", len(found) / seconds)
+    table.value(case, "tokens written", "1/s", sum(chat.tokens for chat in found) / seconds)
+    table.spread(case, "first token", "ms", [chat.ttft * 1000 for chat in found])
+    table.spread(case, "between tokens", "ms", [step * 1000 for chat in found for step in chat.steps])
+    told = [chat.memory for chat in found if chat.memory is not None]
+    if told:
+        table.spread(case, "recall", "ms", [float(memory["read_ms"]) for memory in told])
+        table.value(case, "recall cut short", "share", sum(bool(memory["degraded"]) for memory in told) / len(told))
+        table.value(case, "stored", "share", sum(bool(memory["stored"]) for memory in told) / len(told))
+
+
 @asynccontextmanager
-async def _asleep(http: httpx.AsyncClient, url: str) -> AsyncIterator[None]:
-    """Facts about other users come in and are consolidated while the context lasts."""
-    task = asyncio.create_task(_nights(http, url))
+async def _asleep(http: httpx.AsyncClient, url: str, nights: list[int]) -> AsyncIterator[None]:
+    """Facts about other users come in and are consolidated while the context lasts; nights[0] counts those done."""
+    task = asyncio.create_task(_nights(http, url, nights))
     try:
         yield
     finally:
@@ -88,11 +133,9 @@ async def _asleep(http: httpx.AsyncClient, url: str) -> AsyncIterator[None]:
         await asyncio.wait({task})
 
 
-async def _nights(http: httpx.AsyncClient, url: str) -> None:
-    night = 0
-    while True:
-        night += 1
-        user = f"sleeper {os.getpid()} {night}"
+async def _nights(http: httpx.AsyncClient, url: str, nights: list[int]) -> None:
+    for night in itertools.count():
+        user = f"sleeper {os.getpid()} {time.monotonic()}"
         facts = [f"My {person} moved to {CITIES[(place + night) % 10]}." for place, person in enumerate(PEOPLE)]
         facts += [
             f"My {person} lives in {CITIES[(place + night + 3) % 10]} now." for place, person in enumerate(PEOPLE)
@@ -100,6 +143,7 @@ async def _nights(http: httpx.AsyncClient, url: str) -> None:
         body = {"user_id": user, "messages": [{"role": "user", "content": fact} for fact in facts], "wait": True}
         (await http.post(f"{url}/v1/memory/add", json=body)).raise_for_status()
         (await http.post(f"{url}/v1/memory/sleep", json={"user_id": user, "wait": True})).raise_for_status()
+        nights[0] += 1
 
 
 def cpu_seconds(root: int) -> float:
@@ -128,26 +172,6 @@ async def _gpu_busy(found: list[float]) -> None:
             found.append(float(done.stdout.split()[0]))
 
 
-def panels(rows: Sequence[Row]) -> list[Panel]:
-    """One panel per figure: groups are numbers of clients, bars are modes."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for row in rows:
-        case = json.loads(str(row["case"]))
-        for name in ("value", "p50", "p99"):
-            if name in row:
-                title = f"{row['metric']}{'' if name == 'value' else f', {name}'} [{row['unit']}]"
-                clients = f"{case['clients']} clients"
-                found.setdefault(title, {}).setdefault(clients, {})[case["memory"]] = float(str(row[name]))
-    return [Panel(title, bars) for title, bars in found.items()]
-
-
-def plot(table: Table, path: Path, model: str) -> None:
-    """The rows as a picture."""
-    heading = f"{model or 'packaged model'} on {gpu_name() or cpu_model()}: vLLM alone, and with memory"
-    path.write_text(svg(heading, panels(table.rows), MODES), "utf-8")
-    print(f"the picture is {path}")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -158,34 +182,72 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--chats", type=int, default=200, help="per mode and number of clients")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of a prompt, about")
     parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--warm", type=int, default=2, help="chats of each client that are not timed")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--limit", type=float, default=7200.0, help="seconds within which everything ends, about")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="of the memory's, any")
     parser.add_argument("--plot", type=Path, help="where the picture goes; --dry draws none without it")
+    parser.add_argument("--logs", type=Path, help="a folder for the servers' logs; without it they are not kept")
     parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(own)
     table = Table("serve", None) if args.dry else Table("serve")
-    fast = () if args.model else FAST
-    for is_plain in (True, False):
-        modes = [mode for mode in args.modes if (mode == "alone") == is_plain]
-        if not modes:
-            continue
-        with tempfile.TemporaryDirectory() as directory:
-            made = VllmServer(
-                Path(directory),
-                *fast,
-                *options,
-                settings=SETTINGS,
-                is_plain=is_plain,
-                model=args.model,
-                start_seconds=START_SECONDS,
-            )
-            with made as server:
-                for clients in args.clients:
-                    for mode in modes:
-                        asyncio.run(measure(server.url, mode, clients, args, server.process.pid, table))
+    clock = Clock(args.limit)
+    failed = False
+    servers = [[mode for mode in args.modes if (mode == "alone") == is_plain] for is_plain in (True, False)]
+    for place, modes in enumerate(servers):
+        if modes:
+            to_come = sum(len(later) for later in servers[place + 1 :]) * len(args.clients)
+            failed |= not _served(modes, options, args, clock, to_come, table)
     path = args.plot or (None if args.dry else RESULTS / "serve.svg")
-    if path is not None:
+    if path is not None and table.rows:
         plot(table, path, args.model)
-    return 0
+    print(printed(table.rows))
+    return int(failed)
+
+
+def _served(
+    modes: Sequence[str], options: Sequence[str], args: argparse.Namespace, clock: Clock, to_come: int, table: Table
+) -> bool:
+    """All measurements of one server; whether none failed. to_come: measurements of servers after this one."""
+    is_plain = modes == ["alone"]
+    with tempfile.TemporaryDirectory() as directory:
+        made = VllmServer(
+            Path(directory),
+            *(() if args.model else FAST),
+            *options,
+            settings=(*SETTINGS, *args.set),
+            is_plain=is_plain,
+            model=args.model,
+            start_seconds=min(START_SECONDS, clock.left()),
+            env=kept(args.model),
+        )
+        try:
+            with made as server:
+                return _measured(server, modes, args, clock, to_come, table)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            print(f"{'vLLM alone' if is_plain else 'vLLM with memory'}: {error}", file=sys.stderr)
+            return False
+        finally:
+            if args.logs is not None:
+                args.logs.mkdir(parents=True, exist_ok=True)
+                shutil.copy(made.log, args.logs / ("alone.log" if is_plain else "memory.log"))
+
+
+def _measured(
+    server: VllmServer, modes: Sequence[str], args: argparse.Namespace, clock: Clock, to_come: int, table: Table
+) -> bool:
+    works = True
+    left = len(modes) * len(args.clients) + to_come
+    for clients in args.clients:
+        for mode in modes:
+            args.seconds = max(1.0, (clock.left() - (RESERVE if to_come else 0)) / left)
+            left -= 1
+            try:
+                asyncio.run(measure(server.url, mode, clients, args, server.process.pid, table))
+            except (httpx.HTTPError, TimeoutError) as error:
+                print(f"{mode}, {clients} clients: {error!r}", file=sys.stderr)
+                works = False
+    return works
 
 
 if __name__ == "__main__":

@@ -114,8 +114,14 @@ def surroundings(code: tuple[str, str]) -> Row:
 
 
 def revision(root: Path) -> tuple[str, str]:
-    """The commit and whether the code differs from it ("true", "false"); fresh results do not count as code. Both are
-    empty outside a repository."""
+    """The commit and whether the code differs from it ("true", "false"); fresh results do not count as code.
+
+    BENCH_COMMIT, e.g. `0123456789 false`, says it for a copy of the tree on another machine, whose repository may be
+    older than its files or absent; without either, both are empty.
+    """
+    told, _, dirty = os.environ.get("BENCH_COMMIT", "").partition(" ")
+    if told:
+        return told, dirty
     commit = _output("git", "-C", str(root), "rev-parse", "--short=10", "HEAD")
     if not commit:
         return "", ""

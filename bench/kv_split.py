@@ -17,6 +17,7 @@ PARTS: Mapping[str, tuple[Any, str]] = {
     "looking up": (KVTier, "places"),
     "reading files": (files.ChunkFiles, "_fill"),
     "checking": (files, "digest"),
+    "unpacking": (KVTier, "_unpacked"),
     "copying into a cache": (Run, "adopt"),
     "computing the rest": (Run, "_feed"),
     "drawing a token": (Run, "advance"),

@@ -34,6 +34,18 @@ BENCHES = {
         (),
         ("--shape", "tiny", "--tokens", "64", "--rounds", "1", "--requests", "3", "--throttled", "64", "--dry"),
     ),
+    "kv_storage": Bench(
+        "bench.bench_kv_storage",
+        "how far off KV caches in a byte a number are, and answers with them",
+        (),
+        ("--models", "tiny,packaged", "--tokens", "32", "--following", "4", "--exam", "0.01", "--dry"),
+    ),
+    "kv_reuse": Bench(
+        "bench.bench_kv_reuse",
+        "keys turned to another place: what that saves and costs",
+        (),
+        ("--count", "1", "--dry"),
+    ),
     "search": Bench(
         "bench.bench_search",
         "recall in one user's memory of 1,000 to 100,000 entries",

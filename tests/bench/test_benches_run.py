@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench import bench_ingest, bench_kernels, bench_kv, bench_sensory, run
+from bench import bench_ingest, bench_kernels, bench_kv, bench_kv_reuse, bench_kv_storage, bench_sensory, run
 from bench.dialogues import MIN_TOKENS, sayings
 from bench.harness import ROOT
 from lightmem_engine.text import num_tokens
@@ -54,6 +54,21 @@ def test_mixed_ingest_asks_in_every_phase(capsys: pytest.CaptureFixture[str]) ->
     rows = capsys.readouterr().out
     for phase in ("idle", "messages arrive"):
         assert f'"meanwhile": "{phase}"}} search latency' in rows
+
+
+def test_caches_that_are_not_exact_are_set_against_exact_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_kv_storage.main([*run.BENCHES["kv_storage"].quick]) == 0
+    assert bench_kv_reuse.main([*run.BENCHES["kv_reuse"].quick]) == 0
+    rows = capsys.readouterr().out
+    for model in ("qwen3-tiny-random", "packaged"):
+        for kind in ("exact", "int8", "fp8"):
+            assert f'{{"model": "{model}", "storage": "{kind}"' in rows
+    for figure in (
+        "relative error of keys, mean",
+        "answers word for word as computed: ",
+        "divergence of the next token",
+    ):
+        assert figure in rows
 
 
 def test_kept_caches_are_set_against_computing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,11 @@ def test_dry_tables_store_nothing_and_empty_spreads_are_no_rows(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_copy_without_a_repository_is_told_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_COMMIT", "0123456789 false")
+    assert revision(tmp_path) == ("0123456789", "false")
+
+
 def test_dirty_means_code_not_results(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")

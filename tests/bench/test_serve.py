@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.bench_interference import itl_p99, ratio, ttft_p99
-from bench.bench_serve import MODES, cpu_seconds, panels, plot
+from bench.bench_serve import cpu_seconds
 from bench.harness import Table
+from bench.serve_page import MODES, panels, plot, printed
 from bench.vllm_load import Arm, Chat
 
 
@@ -55,3 +56,17 @@ def test_rows_become_a_picture_with_a_bar_for_every_figure(tmp_path: Path) -> No
     bars = [rect for rect in page.iter(f"{name}rect") if rect.get("fill") not in (None, "white")]
     assert len(bars) == len(MODES) * (1 + 2 * 3), "the key, and two groups in three panels"
     assert any("<model> & more" in (text.text or "") for text in page.iter(f"{name}text"))
+
+
+def test_rows_become_a_table_with_a_column_for_every_mode_that_was_measured() -> None:
+    table = Table("serve", None)
+    for clients in (1, 8):
+        for mode in ("alone", "on"):
+            table.value({"memory": mode, "clients": clients}, "chats", "1/s", 10.0 * clients)
+    table.value({"memory": "on", "clients": 8}, "recall cut short", "share", 0.25)
+    assert printed(table.rows).split("\n") == [
+        *("", "| 1 clients | alone | on |", "|---|---|---|", "| chats [1/s] | 10 | 10 |"),
+        *("", "| 8 clients | alone | on |", "|---|---|---|", "| chats [1/s] | 80 | 80 |"),
+        "| recall cut short [share] |  | 0.25 |",
+    ]
+    assert not printed([])
