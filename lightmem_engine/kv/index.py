@@ -20,7 +20,7 @@ from lightmem_engine.kv.keys import Span
 Reserved = Literal["reserved", "held", "busy", "full", "tenant_full"]
 BLOCK_BYTES = 4096  # a file takes whole blocks of the disk
 FRESH_SECONDS = 5.0  # what was just written is not evicted to make room for what comes behind it
-VERSION = 1
+VERSION = 2
 _SETTINGS = ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON", "wal_autocheckpoint = 128")
 _TABLES = """
 CREATE TABLE chunk (
@@ -33,7 +33,9 @@ CREATE TABLE chunk (
 CREATE INDEX chunk_by_parent ON chunk (parent, state);
 CREATE INDEX chunk_by_tenant ON chunk (tenant);
 CREATE INDEX chunk_by_score ON chunk (state, score);
-CREATE TABLE hold (manifest TEXT NOT NULL, key BLOB NOT NULL, PRIMARY KEY (manifest, key)) WITHOUT ROWID;
+CREATE TABLE hold (
+    manifest TEXT NOT NULL, key BLOB NOT NULL, writer TEXT NOT NULL, PRIMARY KEY (manifest, key)
+) WITHOUT ROWID;
 CREATE INDEX hold_by_key ON hold (key);
 CREATE TABLE clock (value REAL NOT NULL);
 INSERT INTO clock VALUES (0);
@@ -132,7 +134,7 @@ class Index:
             if state is not None:
                 if state[0] != "ready":
                     return "busy"
-                db.execute("INSERT OR IGNORE INTO hold VALUES (?, ?)", (manifest, span.key))
+                db.execute("INSERT OR IGNORE INTO hold VALUES (?, ?, ?)", (manifest, span.key, writer))
                 db.execute("UPDATE chunk SET leased = max(leased, ?) WHERE key = ?", (now + FRESH_SECONDS, span.key))
                 return "held"
             if self.used() + disk_bytes > caps.total:
@@ -148,7 +150,7 @@ class Index:
                     *(writer, now, now, cost, score, now + FRESH_SECONDS),
                 ),
             )
-            db.execute("INSERT OR IGNORE INTO hold VALUES (?, ?)", (manifest, span.key))
+            db.execute("INSERT OR IGNORE INTO hold VALUES (?, ?, ?)", (manifest, span.key, writer))
             return "reserved"
 
     def finish(self, key: bytes, digest: bytes) -> bool:
@@ -265,6 +267,16 @@ class Index:
         """All that hold something."""
         with self._lock:
             return {manifest for (manifest,) in self._db.execute("SELECT DISTINCT manifest FROM hold")}
+
+    def holders(self) -> list[tuple[str, str]]:
+        """(manifest, writer) of all that hold something."""
+        with self._lock:
+            return self._db.execute("SELECT DISTINCT manifest, writer FROM hold").fetchall()
+
+    def writing(self) -> set[str]:
+        """Writers of chunks that are not in place yet."""
+        with self._lock:
+            return {id for (id,) in self._db.execute("SELECT DISTINCT writer FROM chunk WHERE state = 'writing'")}
 
     def all(self) -> list[tuple[bytes, str, str, int]]:
         """(key, state, writer, file size) of every row."""

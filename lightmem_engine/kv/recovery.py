@@ -1,4 +1,4 @@
-"""What a start finds: the remains of writers that died, rows without files, files without rows."""
+"""What writers that died leave behind, rows without files, files without rows: found at a start and by erasures."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def recover(root: Path, index: Index, files: ChunkFiles, counters: Counters, fai
         rows = index.all()
         lost = {id for _, state, id, _ in rows if state == "writing" and writers.is_dead(folder, id)}
         for draft in files.temporary.iterdir():
-            if writers.is_dead(folder, draft.name.partition("-")[0]):
+            if writers.is_dead(folder, _writer_of(draft)):
                 _remove(draft, counters)
         failpoints.reach("kv.recover")
         gone = []
@@ -72,6 +72,21 @@ def recover(root: Path, index: Index, files: ChunkFiles, counters: Counters, fai
                 _remove(path, counters)
         for claim in folder.iterdir():
             writers.is_dead(folder, claim.name)
+
+
+def left_by_dead(root: Path, index: Index, files: ChunkFiles) -> tuple[set[str], bool]:
+    """The manifests under which writers that are gone have kept something, and whether they left anything half written,
+    for `recover` to remove."""
+    folder = root / writers.FOLDER
+    with writers.alone(root):
+        holders = index.holders()
+        half = index.writing() | {_writer_of(draft) for draft in files.temporary.iterdir()}
+        dead = {id for id in half | {id for _, id in holders} if writers.is_dead(folder, id)}
+    return {manifest for manifest, id in holders if id in dead}, not dead.isdisjoint(half)
+
+
+def _writer_of(draft: Path) -> str:
+    return draft.name.partition("-")[0]
 
 
 def _has_size(path: Path, size: int) -> bool:

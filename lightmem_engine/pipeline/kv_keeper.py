@@ -166,11 +166,12 @@ class KVKeeper:
     async def settle(self) -> None:
         """Return once what has ended is in no file and no other process can find it.
 
-        Raises `StoreError` if a file cannot be removed.
+        That includes what a process was keeping when it died. Raises `StoreError` if a file cannot be removed.
         """
         await self.followers.tell(await self._db.read(kv_manifests.gone), stands=False)
         for holder in self._holders:
             await holder.settle()
+        await self._bury()
         if not await self._clean():
             raise StoreError(f"a KV cache in {self.store.root} could not be removed; it is not used any more")
 
@@ -205,9 +206,17 @@ class KVKeeper:
                 before = self._clock.now() - timedelta(seconds=self._config.ttl_seconds)
                 if await self._db.read(partial(kv_manifests.is_overdue, before=before)):
                     await self._db.write(partial(kv_manifests.expire, before=before))
+                await self._bury()
                 await self._clean()
             except LightMemError as error:
                 complain(logger, "KV caches could not be cleaned up", error)
+
+    async def _bury(self) -> None:
+        """Remove what processes that died had kept and not told us of. Raises `StoreError`."""
+        left = await asyncio.to_thread(self.store.left_by_dead)
+        if left:  # asked for what stands after that: the last word of a process may have made it stand
+            standing = {one.id for one in await self._db.read(kv_manifests.standing)}
+            await asyncio.to_thread(self.store.drop, left - standing)
 
     async def _clean(self) -> bool:
         """Remove the files of what has ended; whether all are gone."""

@@ -177,7 +177,7 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 self._turn_off(f"the KV cache of {name} is not laid out by blocks: {tuple(cache.shape)}")
                 return
         try:
-            self._mover = BlockMover(store, self._link, self._fingerprint, self._rates, kv_caches)
+            self._mover = BlockMover(store, self._link, self._fingerprint, self._rates, kv_caches, self._block_size)
         except torch.OutOfMemoryError as error:
             self._turn_off(f"the device has no memory left to copy blocks in: {error}")
             return
@@ -197,7 +197,7 @@ class LightMemConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """Begin the loads of this step."""
         for load in self._plan().loads:
             if self._mover is not None:
-                self._mover.load(load, self._block_size)
+                self._mover.load(load)
             else:  # planned before this half was turned off: computed
                 self._refused[0].add(load.request)
                 self._refused[1].update(load.blocks)

@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from lightmem_engine.kv.choice import NetBenefit
 from lightmem_engine.kv.files import Bytes
 from lightmem_engine.kv.index import Row
 from lightmem_engine.kv.keys import Span, as_tokens
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.runtime.complain import complain
+from lightmem_engine.vllm_plugin.balance import Balance
 from lightmem_engine.vllm_plugin.block_copies import BlockCopies, Copied
 from lightmem_engine.vllm_plugin.connector_link import OwnerLink
 from lightmem_engine.vllm_plugin.connector_plan import Load, Save
@@ -52,28 +52,35 @@ class BlockMover:
     """Over the caches of one worker: per layer a tensor whose first dimension is the block."""
 
     def __init__(
-        self, store: KVStore, link: OwnerLink, fingerprint: bytes, rates: Rates, caches: Mapping[str, torch.Tensor]
+        self,
+        store: KVStore,
+        link: OwnerLink,
+        fingerprint: bytes,
+        rates: Rates,
+        caches: Mapping[str, torch.Tensor],
+        block_size: int,
     ) -> None:
+        """block_size: tokens of a block."""
         self._store = store
         self._link = link
         self._fingerprint = fingerprint
         self._rates = rates
         self._copies = BlockCopies(list(caches.values()))
         self.block_bytes = self._copies.block_bytes
+        self._block_size = block_size
         self._lock = threading.Lock()
         self._done: set[str] = set()
         self._failed: set[int] = set()
         self._loaders = ThreadPoolExecutor(NUM_LOADERS, thread_name_prefix="lightmem-kv-load")
         self._saves: queue.Queue[_Copy | threading.Event | None] = queue.Queue()
         self._queued = 0
-        self.benefit = NetBenefit()
-        self._has_lost = False
+        self.balance = Balance(rates, store.counters)
         self._writer = threading.Thread(target=self._write, name="lightmem-kv-write", daemon=True)
         self._writer.start()
 
-    def load(self, load: Load, block_size: int) -> None:
+    def load(self, load: Load) -> None:
         """Begin to fill blocks; `finished` says when, `failed` which could not be."""
-        self._loaders.submit(self._load, load, block_size, self._copies.now())
+        self._loaders.submit(self._load, load, self._copies.now())
 
     def save(self, save: Save) -> None:
         """Copy what is not kept yet, as the steps so far leave it, and write it later."""
@@ -123,11 +130,11 @@ class BlockMover:
         self._writer.join()
         self._loaders.shutdown()
 
-    def _load(self, load: Load, block_size: int, ready: Any) -> None:
+    def _load(self, load: Load, ready: Any) -> None:
         num_loaded = 0
         try:
             rows = self._rows(load.keys)
-            patience = PATIENCE * self._rates.compute_seconds(len(load.keys) * block_size)
+            patience = PATIENCE * self._rates.compute_seconds(len(load.keys) * self._block_size)
             started = time.monotonic()
             chunks, reason = self._store.read(rows, started + patience)
             whole = [
@@ -142,10 +149,7 @@ class BlockMover:
                 if num_loaded or reason == "deadline":
                     num_bytes = sum(row.num_bytes for row in rows[:num_loaded])
                     self._rates.loaded(max(self.block_bytes, num_bytes), waited)
-                self._store.counters.count("waited_seconds", waited)
-                saved = self._rates.compute_seconds(num_loaded * block_size)
-                self._store.counters.count("saved_seconds", saved)
-                self._weigh(saved, waited)
+                self.balance.loaded(num_loaded * self._block_size, waited)
         # Of all kinds: a request whose load never ends would wait for ever; its blocks are computed instead. What it
         # was is counted and logged.
         except Exception as error:  # noqa: BLE001
@@ -155,17 +159,6 @@ class BlockMover:
             with self._lock:
                 self._failed.update(load.blocks[num_loaded:])
                 self._done.add(load.request)
-
-    def _weigh(self, saved: float, waited: float) -> None:
-        """Load no more if that keeps costing more than it saves, where this is left to us; say so in any case."""
-        with self._lock:
-            if self._has_lost or not self.benefit.note(saved, waited):
-                return
-            self._has_lost = True
-        gave_up = self._rates.give_up()
-        self._store.counters.count("losses", reason="off" if gave_up else "persist")
-        then = ": none are loaded or kept any more" if gave_up else ""
-        logger.warning("for ten minutes loads of KV caches have cost more than they saved%s", then)
 
     def _rows(self, keys: Sequence[bytes]) -> list[Row]:
         rows = []
@@ -214,13 +207,13 @@ class BlockMover:
             spans,
             lambda _: self.block_bytes,
             fill,
-            lambda _: self._rates.compute_seconds(1),
+            lambda _: self._rates.compute_seconds(self._block_size),
         )
         manifest = {
             "id": save.manifest,
             "owner": save.owner,
             "fingerprint": self._fingerprint.hex(),
-            "num_tokens": max(1, kept),
+            "num_tokens": max(1, kept * self._block_size),
             "num_bytes": max(1, kept * self.block_bytes),
         }
         if not kept or not self._link.bind(manifest):

@@ -66,6 +66,7 @@ class LightMemTier(compat_tier.SecondaryTierManager):  # type: ignore[misc]
         self.held: HeldConversations | None = None
         self._fingerprint = b""
         self._store: KVStore | None = None
+        self._rates: Rates | None = None
         self._metrics: TierMetrics | None = None
         self._reader: TierReader | None = None
         self._writer: TierWriter | None = None
@@ -95,7 +96,7 @@ class LightMemTier(compat_tier.SecondaryTierManager):  # type: ignore[misc]
         link = OwnerLink(Path(self._options.socket))
         self._fingerprint = fingerprint
         self._metrics = TierMetrics(store.counters)
-        rates = Rates(tokens_per_second, _BYTES_PER_SECOND)
+        rates = self._rates = Rates(tokens_per_second, _BYTES_PER_SECOND, may_give_up=self._options.selective)
         done = self._done
         reader = TierReader(store, rates, self._rows, self._chunk_tokens, self._options.min_tokens, done)
         self._reader = reader
@@ -248,9 +249,13 @@ class LightMemTier(compat_tier.SecondaryTierManager):  # type: ignore[misc]
     def _kept(self, request: str) -> Asked | None:
         """A request whose cache is kept."""
         asked = self._asked.get(request)
-        if asked is None or asked.owner is None:
+        if asked is None or asked.owner is None or self._rates is None or self._rates.has_given_up:
             return None
-        return asked if len(asked.keys) * self._chunk_tokens >= self._options.min_tokens else None
+        tokens = len(asked.keys) * self._chunk_tokens
+        if tokens < self._options.min_tokens:
+            return None
+        is_worth_it = not self._options.selective or self._rates.pays(tokens, len(asked.keys) * self.row_bytes)
+        return asked if is_worth_it else None
 
     def _stored(self, block_hashes: Sequence[bytes], first: int) -> int:
         """How many blocks from a place on lie on the disk. Raises `sqlite3.Error`."""

@@ -22,6 +22,7 @@ from lightmem_engine.kv.index import Row
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.runtime.complain import complain
+from lightmem_engine.vllm_plugin.balance import Balance
 from lightmem_engine.vllm_plugin.connector_blocks import PATIENCE
 from lightmem_engine.vllm_plugin.tier_requests import Asked
 
@@ -103,6 +104,7 @@ class TierReader:
         self._chunk_tokens = chunk_tokens
         self._min_tokens = min_tokens
         self._done = done
+        self.balance = Balance(rates, store.counters)
         self._searcher = ThreadPoolExecutor(1, thread_name_prefix="lightmem-tier-look")
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="lightmem-tier-read")
         self._lock = threading.Lock()
@@ -221,8 +223,7 @@ class TierReader:
         num_bytes, waited = sum(one.row.num_bytes for one in good), time.monotonic() - load.began
         if num_bytes or is_overdue:  # what was damaged from the start says nothing of the disk's speed
             self._rates.loaded(max(num_bytes, load.wanted[0].row.num_bytes), waited)
-        self._store.counters.count("waited_seconds", waited)
-        self._store.counters.count("saved_seconds", self._rates.compute_seconds(len(good) * self._chunk_tokens))
+        self.balance.loaded(len(good) * self._chunk_tokens, waited)
         if good:
             self._store.counters.count("hits")
             self._store.counters.count("hit_tokens", len(good) * self._chunk_tokens)

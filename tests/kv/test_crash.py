@@ -36,6 +36,23 @@ def test_killed_at(tmp_path: Path, name: str) -> None:
         store.close()
 
 
+@pytest.mark.parametrize("name", [name for name in FAILPOINTS if name not in ("kv.evict", "kv.recover")])
+def test_what_a_dead_writer_left_can_go_while_others_work(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "kv"
+    store = open_store(root, CAP)
+    own = chain(range(SIZE), "own")
+    put(store, "own", own)
+    done = python("-m", "tests.support.kv_crash", str(root), "1", f"{name}:3")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = store.left_by_dead()
+    assert "own" not in left
+    assert store.drop(left)
+    assert files(root) == [store.files.path(own[0].key)]
+    assert_sound(store)
+    assert store.left_by_dead() == set()
+    store.close()
+
+
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     root = tmp_path / "kv"
     random_ = random.Random(1)
@@ -55,6 +72,7 @@ def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     first.index.reserve(span, b"f", b"t", "m", 5000, 1.0, first.bounds.caps, first._writer.id, 0.0)
     (first.files.temporary / f"{first._writer.id}-0").write_bytes(b"half")
     second = open_store(tmp_path / "kv")
+    assert second.left_by_dead() == set()
     assert [state for _, state, _, _ in second.index.all()] == ["writing"]
     assert len(files(second.root)) == 1
     second.close()

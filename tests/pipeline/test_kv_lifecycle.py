@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,8 +22,20 @@ from tests.kv.chains import files
 from tests.models import tiny_qwen
 from tests.models.keeping import Slow, count_forward
 from tests.support.memory import assistant, eventually, quick_config, user
+from tests.support.process import python
 
 ANN = Scope("ann")
+# Two chunks in place and half of a third, under a manifest that nobody was told of.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.kv.chains import chain, open_store, put
+
+store = open_store(Path(sys.argv[1]))
+put(store, "untold", chain(range(32)))
+store.draft("0").write_bytes(b"half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 SYSTEM = {"role": "system", "content": "You remember what people tell you. " * 6}
 
 
@@ -180,6 +194,20 @@ async def test_an_erased_user_leaves_no_chunk_and_others_keep_theirs(tmp_path: P
         assert talk.manifests("kv_gone") == 0
         await talk.say([], "My sister Maja moved to Lisbon.")
         assert talk.tier.store.counters.get("hits") == 0  # a new salt finds nothing that was there before
+
+
+async def test_an_erasure_takes_what_a_killed_process_had_kept_and_not_told(tmp_path: Path, checkpoint: Path) -> None:
+    async with talking(tmp_path, checkpoint) as talk:
+        await talk.say([], "My sister Maja moved to Lisbon.")
+        await talk.say([], "My canary is Kim.", who="bob")
+        before = talk.files
+        done = await asyncio.to_thread(python, "-c", KILLED, str(talk.root))
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert len(talk.files) == len(before) + 3
+        await talk.memory.delete_all(user_id="ann")
+        assert talk.files
+        assert set(talk.files) < set(before)
+        assert talk.manifests() == 1
 
 
 async def test_users_of_a_tenant_may_share_and_an_erasure_leaves_what_the_other_holds(

@@ -47,14 +47,14 @@ def _caches(seed: int) -> dict[str, torch.Tensor]:
 def parts(tmp_path: Path) -> Iterator[tuple[BlockMover, Link, dict[str, torch.Tensor]]]:
     store = open_store(tmp_path / "kv")
     link, caches = Link(store), _caches(0)
-    mover = BlockMover(store, link, b"m" * 32, Rates(1.0, 1e12), caches)  # type: ignore[arg-type]
+    mover = BlockMover(store, link, b"m" * 32, Rates(1.0, 1e12), caches, 4)  # type: ignore[arg-type]
     yield mover, link, caches
     mover.close()
     store.close()
 
 
 def _loaded(mover: BlockMover, load: Load) -> None:
-    mover.load(load, 4)
+    mover.load(load)
     deadline = time.monotonic() + 20
     while load.request not in mover.finished():
         assert time.monotonic() < deadline
@@ -69,6 +69,7 @@ def test_blocks_come_back_to_the_bit_in_other_places(parts: Any) -> None:
         cache.zero_()  # freed and used again, right after it was copied
     mover.settle()
     assert link.bound[0]["num_bytes"] == 3 * mover.block_bytes
+    assert link.bound[0]["num_tokens"] == 3 * 4
     _loaded(mover, Load("r", KEYS, (1, 2, 6)))
     assert mover.failed() == set()
     for name, cache in caches.items():
@@ -143,7 +144,7 @@ def test_a_chunk_of_another_shape_is_not_believed(parts: Any, tmp_path: Path) ->
     mover, link, _ = parts
     mover.save(Save("m", OWNER, KEYS, (5, 0, 3)))
     mover.settle()
-    other = BlockMover(link.store, link, b"m" * 32, Rates(1.0, 1e12), {"a": torch.zeros(8, 2, 4, 7)})
+    other = BlockMover(link.store, link, b"m" * 32, Rates(1.0, 1e12), {"a": torch.zeros(8, 2, 4, 7)}, 4)
     _loaded(other, Load("r", KEYS, (1, 2, 6)))
     assert other.failed() == {1, 2, 6}
     other.close()
@@ -155,9 +156,9 @@ def test_loads_that_keep_costing_more_than_they_save_end_where_that_is_left_to_u
 ) -> None:
     store = open_store(tmp_path / "kv")
     rates = Rates(tokens=1.0, bytes=1e12, may_give_up=may_give_up)
-    mover = BlockMover(store, Link(store), b"m" * 32, rates, _caches(0))  # type: ignore[arg-type]
+    mover = BlockMover(store, Link(store), b"m" * 32, rates, _caches(0), 4)  # type: ignore[arg-type]
     now = [0.0]
-    mover.benefit = NetBenefit(lambda: now[0])
+    mover.balance.benefit = NetBenefit(lambda: now[0])
     mover.save(Save("m", OWNER, KEYS, (5, 0, 3)))
     mover.settle()
     rates.follow(1e12, 1e12)  # computing takes no time: whatever a load takes is lost, and it is late at once
