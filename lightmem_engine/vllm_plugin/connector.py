@@ -18,8 +18,8 @@ from lightmem_engine.errors import StoreError
 from lightmem_engine.kv.keys import fingerprint
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
-from lightmem_engine.vllm_plugin.attention_link import AttentionWorker, attention_planner
-from lightmem_engine.vllm_plugin.attention_plan import AttentionPlanner
+from lightmem_engine.vllm_plugin.attention.link import AttentionWorker, attention_planner
+from lightmem_engine.vllm_plugin.attention.plan import AttentionPlanner
 from lightmem_engine.vllm_plugin.compat_kv import (
     KVConnectorBase_V1,
     KVConnectorRole,
@@ -29,13 +29,13 @@ from lightmem_engine.vllm_plugin.compat_kv import (
     facts_of,
     weights_of,
 )
-from lightmem_engine.vllm_plugin.connector_blocks import BlockMover
-from lightmem_engine.vllm_plugin.connector_held import HeldConversations, report_of
-from lightmem_engine.vllm_plugin.connector_link import Follower, OwnerLink, complainer
-from lightmem_engine.vllm_plugin.connector_messages import StepPlan, WorkerRates
-from lightmem_engine.vllm_plugin.connector_options import ConnectorOptions
-from lightmem_engine.vllm_plugin.connector_plan import Planner
-from lightmem_engine.vllm_plugin.step_times import StepTimes
+from lightmem_engine.vllm_plugin.kept.blocks import BlockMover
+from lightmem_engine.vllm_plugin.kept.held import HeldConversations, report_of
+from lightmem_engine.vllm_plugin.kept.link import Follower, OwnerLink, complainer
+from lightmem_engine.vllm_plugin.kept.messages import StepPlan, WorkerRates
+from lightmem_engine.vllm_plugin.kept.options import ConnectorOptions
+from lightmem_engine.vllm_plugin.kept.plan import Planner
+from lightmem_engine.vllm_plugin.kept.step_times import StepTimes
 
 logger = logging.getLogger(__name__)
 

@@ -23,17 +23,17 @@ from lightmem_engine.models.packaged import MICRO_QWEN_DIRECTORY
 from lightmem_engine.serving.keys import clear_keys
 from lightmem_engine.serving.owner import SOCKET_NAME
 from lightmem_engine.vllm_plugin import compat
-from lightmem_engine.vllm_plugin.connector_options import beside, kv_transfer_config
 from lightmem_engine.vllm_plugin.gpu import remaining_share
 from lightmem_engine.vllm_plugin.guardian import Guardian
+from lightmem_engine.vllm_plugin.kept.options import beside, kv_transfer_config
 from lightmem_engine.vllm_plugin.options import add_options, refuse_bypasses, refuse_environment
 from lightmem_engine.vllm_plugin.settings import PluginSettings
-from lightmem_engine.vllm_plugin.tier_options import check_room, no_leftovers
+from lightmem_engine.vllm_plugin.tier.options import check_room, no_leftovers
 
 PROG = "lightmem-engine"
 TOKEN_BYTES = 32
 HASHES = ("sha256", "sha256_cbor")  # of blocks, under which our KV connector finds them again
-SCHEDULERS = "lightmem_engine.vllm_plugin.scheduler"
+SCHEDULERS = "lightmem_engine.vllm_plugin.scheduling.scheduler"
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 from lightmem_engine.models.turn_places import contents_of
 from lightmem_engine.serving.reply import read_object
 from lightmem_engine.types import OpenTurn, Priority
-from lightmem_engine.vllm_plugin.attention_plan import TURNS
+from lightmem_engine.vllm_plugin.attention.plan import TURNS
 
 FIELDS = frozenset({"priority", "cache_salt", "kv_transfer_params"})
 _SUSPECT = (*(name.encode() for name in FIELDS), b"\\u")  # a key may be written in escapes

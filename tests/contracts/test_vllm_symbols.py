@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from lightmem_engine.vllm_plugin import compat, pausing
+from lightmem_engine.vllm_plugin import compat
+from lightmem_engine.vllm_plugin.scheduling import pausing
 from tests.support.vllm_server import HAS_VLLM, NO_VLLM, environment
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)]
@@ -41,7 +42,7 @@ found["scheduler"] = inspect.getsource(scheduler.__init__)
 found["schedule"] = inspect.getsource(scheduler.schedule)
 found["queue"] = dir(compat.symbol("RequestQueue"))
 found["is_async_one"] = issubclass(compat.symbol("AsyncScheduler"), scheduler)
-from lightmem_engine.vllm_plugin import scheduler as ours
+from lightmem_engine.vllm_plugin.scheduling import scheduler as ours
 found["ours"] = [issubclass(ours.PausingScheduler, scheduler), ours.SLICE_TOKENS]
 json.dump(found, sys.stdout)
 """

@@ -12,7 +12,7 @@ import pytest
 
 from lightmem_engine.client import EngineClient
 from lightmem_engine.types import Scope, TurnOptions
-from lightmem_engine.vllm_plugin.connector_link import OwnerLink
+from lightmem_engine.vllm_plugin.kept.link import OwnerLink
 from lightmem_engine.wire_kv import ATTENTION_PATH
 from tests.support.server import STUB_MODELS, Server
 

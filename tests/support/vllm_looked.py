@@ -16,8 +16,8 @@ from typing import Any
 
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.vllm_plugin import compat
-from lightmem_engine.vllm_plugin.attention_plan import TURNS
-from lightmem_engine.vllm_plugin.connector_options import kv_transfer_config
+from lightmem_engine.vllm_plugin.attention.plan import TURNS
+from lightmem_engine.vllm_plugin.kept.options import kv_transfer_config
 from lightmem_engine.vllm_plugin.settings import PluginSettings
 
 ROLES = ("user", "assistant")

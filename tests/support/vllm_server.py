@@ -41,7 +41,7 @@ def environment(registration: Path) -> dict[str, str]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lightmem-engine\nVersion: 0\n", "utf-8")
     points = (
         "[vllm.endpoint_plugins]\nlightmem = lightmem_engine.vllm_plugin.endpoint:MemoryPlugin\n"
-        "[vllm.general_plugins]\nlightmem = lightmem_engine.vllm_plugin.attention_backends:register\n"
+        "[vllm.general_plugins]\nlightmem = lightmem_engine.vllm_plugin.attention.backends:register\n"
     )
     (info / "entry_points.txt").write_text(points, "utf-8")
     others = ("LIGHTMEM_", "VLLM_", "PYTHONHASHSEED")

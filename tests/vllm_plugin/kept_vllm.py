@@ -15,8 +15,8 @@ from typing import Any, Self
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.models.packaged import packaged_micro_qwen
 from lightmem_engine.types import OpenTurn
-from lightmem_engine.vllm_plugin.connector_options import beside, kv_transfer_config
-from lightmem_engine.vllm_plugin.tier_options import remove_leftovers
+from lightmem_engine.vllm_plugin.kept.options import beside, kv_transfer_config
+from lightmem_engine.vllm_plugin.tier.options import remove_leftovers
 
 
 class KeptVllm:

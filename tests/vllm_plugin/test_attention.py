@@ -30,12 +30,12 @@ REGISTERED = """
 import json
 from vllm.plugins import load_general_plugins
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
-from lightmem_engine.vllm_plugin import attention_backends
+from lightmem_engine.vllm_plugin.attention import backends
 from lightmem_engine.vllm_plugin.settings import PluginSettings
 backend, found = AttentionBackendEnum.CPU_ATTN, []
 for attention in (False, True):
     PluginSettings("s", "t", attention=attention).publish()
-    load_general_plugins() if not attention else attention_backends.register()
+    load_general_plugins() if not attention else backends.register()
     found.append([backend.get_path(), backend.is_overridden(), backend.get_class().__name__])
     assert backend.get_class().get_name() == "CPU_ATTN"
 print(json.dumps(found))
@@ -99,4 +99,4 @@ def test_nothing_is_put_in_place_unless_it_is_asked_for(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     plain, wanted = json.loads(done.stdout.splitlines()[-1])
     assert plain == ["vllm.v1.attention.backends.cpu_attn.CPUAttentionBackend", False, "CPUAttentionBackend"]
-    assert wanted == ["lightmem_engine.vllm_plugin.attention_backends.CPU_ATTN", True, "CPUAttentionBackend"]
+    assert wanted == ["lightmem_engine.vllm_plugin.attention.backends.CPU_ATTN", True, "CPUAttentionBackend"]

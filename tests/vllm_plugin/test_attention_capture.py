@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightmem_engine.vllm_plugin.attention_capture import Capture, Seen, refusal
-from lightmem_engine.vllm_plugin.attention_plan import Look, Turns
-from lightmem_engine.vllm_plugin.page_layout import PageLayout
+from lightmem_engine.vllm_plugin.attention.capture import Capture, Seen, refusal
+from lightmem_engine.vllm_plugin.attention.page_layout import PageLayout
+from lightmem_engine.vllm_plugin.attention.plan import Look, Turns
 from lightmem_kernels import segment_attention
 
 BLOCK, HEADS, KEY_HEADS, WIDTH, LAYERS = 4, 4, 2, 8, (0, 2)

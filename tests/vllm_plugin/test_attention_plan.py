@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lightmem_engine.prompts import v1
-from lightmem_engine.vllm_plugin import attention_plan
-from lightmem_engine.vllm_plugin.attention_plan import TURNS, AttentionPlanner, Turns, find_turns
+from lightmem_engine.vllm_plugin.attention import plan
+from lightmem_engine.vllm_plugin.attention.plan import TURNS, AttentionPlanner, Turns, find_turns
 from tests.models import tiny_qwen
 
 FIRST, SECOND = "Caroline lives in Denver.", "And in 2023?"
@@ -103,7 +103,7 @@ def test_a_request_is_begun_when_its_turns_are_found_or_that_takes_too_long(
     assert planner.scheduled("r", [0, 1], 0, 8, anew=True) is not None
     searched = Future()
     planner.add("late", ids, {TURNS: [FIRST]})
-    monkeypatch.setattr(attention_plan, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(plan, "PATIENCE_SECONDS", 0.0)
     assert not planner.is_searching("late")
     assert "not found in time" in caplog.text
     assert planner.scheduled("late", [0, 1], 0, 8, anew=True) is None

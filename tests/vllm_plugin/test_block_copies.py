@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lightmem_engine.kv.rates import Rates
-from lightmem_engine.vllm_plugin import block_copies
-from lightmem_engine.vllm_plugin.block_copies import BlockCopies
-from lightmem_engine.vllm_plugin.step_times import MEASURED_TOKENS, StepTimes
+from lightmem_engine.vllm_plugin.kept import block_copies
+from lightmem_engine.vllm_plugin.kept.block_copies import BlockCopies
+from lightmem_engine.vllm_plugin.kept.step_times import MEASURED_TOKENS, StepTimes
 
 DEVICES = (
     "cpu",

@@ -13,8 +13,8 @@ import torch
 from lightmem_engine.kv.choice import PATIENCE_SECONDS, NetBenefit
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
-from lightmem_engine.vllm_plugin.connector_blocks import BlockMover
-from lightmem_engine.vllm_plugin.connector_plan import Load, Planner, Save
+from lightmem_engine.vllm_plugin.kept.blocks import BlockMover
+from lightmem_engine.vllm_plugin.kept.plan import Load, Planner, Save
 from tests.kv.chains import files, open_store
 
 KEYS = tuple(bytes([n]) * 32 for n in (1, 2, 3))

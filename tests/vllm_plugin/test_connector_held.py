@@ -6,8 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from lightmem_engine.vllm_plugin import connector_held
-from lightmem_engine.vllm_plugin.connector_held import HeldConversations
+from lightmem_engine.vllm_plugin.kept.held import MAX_CONVERSATIONS, MAX_SOUGHT, HeldConversations
 
 SIZE = 32
 HASHES = [bytes([n]) * 32 for n in range(5)]
@@ -64,12 +63,12 @@ def test_only_conversations_are_remembered_and_the_newest_first() -> None:
     server.held.ended(params(2), HASHES[:2])
     server.held.ended(params(1), HASHES[:3])  # goes on
     assert [thread for thread, _, _ in server.held.tokens()] == [1, 2]
-    for thread in range(connector_held.MAX_CONVERSATIONS + 5):
+    for thread in range(MAX_CONVERSATIONS + 5):
         server.held.ended(params(thread), HASHES)
-    assert len(server.held.tokens()) == connector_held.MAX_CONVERSATIONS
+    assert len(server.held.tokens()) == MAX_CONVERSATIONS
     server.device.clear()
     server.held.tokens()
-    assert server.asked == connector_held.MAX_SOUGHT
+    assert server.asked == MAX_SOUGHT
 
 
 def test_without_a_look_at_the_device_nothing_is_said() -> None:

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from lightmem_engine.models.packaged import packaged_micro_qwen
-from lightmem_engine.vllm_plugin.connector_options import ConnectorOptions
-from lightmem_engine.vllm_plugin.connector_plan import Load
+from lightmem_engine.vllm_plugin.kept.options import ConnectorOptions
+from lightmem_engine.vllm_plugin.kept.plan import Load
 from tests.support.server import STUB_MODELS, Server
 
 pytestmark = [
@@ -143,7 +143,7 @@ def _kv(server: Server) -> dict[str, Any]:
 
 
 def test_a_load_for_a_worker_that_is_off_is_computed(tmp_path: Path) -> None:
-    from lightmem_engine.vllm_plugin.connector_messages import StepPlan
+    from lightmem_engine.vllm_plugin.kept.messages import StepPlan
 
     made = connector(config(tmp_path), "WORKER")
     assert made.off == ""

@@ -9,8 +9,8 @@ from lightmem_engine.errors import ConfigError
 from lightmem_engine.kv.keys import Span, as_tokens
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
-from lightmem_engine.vllm_plugin.connector_options import ConnectorOptions
-from lightmem_engine.vllm_plugin.connector_plan import Planner, Save
+from lightmem_engine.vllm_plugin.kept.options import ConnectorOptions
+from lightmem_engine.vllm_plugin.kept.plan import Planner, Save
 from tests.kv.chains import open_store
 
 BLOCK = 4

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightmem_engine.vllm_plugin.hold import AGE_SECONDS, to_hold
+from lightmem_engine.vllm_plugin.scheduling.hold import AGE_SECONDS, to_hold
 
 NOW = 1000.0
 

@@ -100,7 +100,7 @@ def test_options_of_both_sides_meet(tmp_path: Path) -> None:
     assert plain["args"]["scheduling_policy"] == "priority"
     assert plain["args"]["prefix_caching_hash_algo"] == "sha256_cbor"
     assert plain["args"]["api_key"] is None
-    assert plain["args"]["scheduler_cls"] == "lightmem_engine.vllm_plugin.scheduler.PausingScheduler"
+    assert plain["args"]["scheduler_cls"] == "lightmem_engine.vllm_plugin.scheduling.scheduler.PausingScheduler"
     assert "lm.pauses=true" in plain["owner"]
     assert own_key["args"]["scheduler_cls"] is None
     assert "lm.pauses=true" not in own_key["owner"]

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightmem_engine.runtime.flag import NAME, ForegroundFlag
-from lightmem_engine.vllm_plugin import pausing
-from lightmem_engine.vllm_plugin.hold import AGE_SECONDS, OVERDUE_SECONDS
-from lightmem_engine.vllm_plugin.pausing import STUCK_STEPS, Pausing
+from lightmem_engine.vllm_plugin.scheduling import pausing
+from lightmem_engine.vllm_plugin.scheduling.hold import AGE_SECONDS, OVERDUE_SECONDS
+from lightmem_engine.vllm_plugin.scheduling.pausing import STUCK_STEPS, Pausing
 from lightmem_engine.vllm_plugin.settings import PluginSettings
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightmem_engine.types import OpenTurn
-from lightmem_engine.vllm_plugin.attention_plan import TURNS
+from lightmem_engine.vllm_plugin.attention.plan import TURNS
 from lightmem_engine.vllm_plugin.policy import FIELDS, cleaned, stamped
 
 TURN = OpenTurn("t", ({"role": "user", "content": "hello"},), salt="ann's", kv_params={"keep": 1})

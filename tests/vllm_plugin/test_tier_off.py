@@ -39,7 +39,7 @@ def test_it_turns_itself_off_and_says_why(
     groups: int,
     reason: str,
 ) -> None:
-    from lightmem_engine.vllm_plugin.tier_connector import begin
+    from lightmem_engine.vllm_plugin.tier.connector import begin
     from tests.vllm_plugin.tier_stage import Stage, hashes_of
 
     stage = Stage(tmp_path, model=None, **options)
@@ -57,7 +57,7 @@ def test_it_turns_itself_off_and_says_why(
 
 
 def test_whatever_changes_a_row_makes_other_caches(tmp_path: Path) -> None:
-    from lightmem_engine.vllm_plugin.tier_connector import begin
+    from lightmem_engine.vllm_plugin.tier.connector import begin
     from tests.vllm_plugin.tier_stage import Stage
 
     found = set()
@@ -81,10 +81,10 @@ def test_options_that_are_none_are_refused(tmp_path: Path) -> None:
 
 def test_the_tier_is_made_known_once(tmp_path: Path) -> None:
     from lightmem_engine.vllm_plugin import compat_tier
-    from lightmem_engine.vllm_plugin.tier import KIND, LightMemTier
+    from lightmem_engine.vllm_plugin.tier.manager import KIND, LightMemTier
 
     for _ in range(2):
-        compat_tier.register_tier(KIND, "lightmem_engine.vllm_plugin.tier", "LightMemTier")
+        compat_tier.register_tier(KIND, "lightmem_engine.vllm_plugin.tier.manager", "LightMemTier")
     assert compat_tier.SecondaryTierFactory.get_tier_class({"type": KIND}) is LightMemTier
 
 

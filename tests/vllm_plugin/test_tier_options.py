@@ -9,8 +9,8 @@ import pytest
 
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.errors import ConfigError
-from lightmem_engine.vllm_plugin.connector_options import ConnectorOptions, beside, kv_transfer_config
-from lightmem_engine.vllm_plugin.tier_options import check_room, engine_id, remove_leftovers
+from lightmem_engine.vllm_plugin.kept.options import ConnectorOptions, beside, kv_transfer_config
+from lightmem_engine.vllm_plugin.tier.options import check_room, engine_id, remove_leftovers
 
 OFFLOAD = replace(EngineConfig(), **{"kv.tier": "offload", "kv.host_bytes": 1 << 30})
 

@@ -20,10 +20,10 @@ from vllm.v1.kv_offload.tiering.manager import CPUPrimaryTierOffloadingManager, 
 
 from lightmem_engine.kv.files import Bytes
 from lightmem_engine.vllm_plugin import compat_tier
-from lightmem_engine.vllm_plugin.connector_options import ConnectorOptions
-from lightmem_engine.vllm_plugin.connector_plan import block_key
-from lightmem_engine.vllm_plugin.tier import KIND
-from lightmem_engine.vllm_plugin.tier_options import MODULE
+from lightmem_engine.vllm_plugin.kept.options import ConnectorOptions
+from lightmem_engine.vllm_plugin.kept.plan import block_key
+from lightmem_engine.vllm_plugin.tier.manager import KIND
+from lightmem_engine.vllm_plugin.tier.options import MODULE
 
 CHUNK = 16  # tokens
 ROW = 8192  # bytes

@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 
 from lightmem_engine.runtime.complain import complain
-from lightmem_engine.vllm_plugin.attention_backends import Watched
-from lightmem_engine.vllm_plugin.attention_capture import Capture, Seen
-from lightmem_engine.vllm_plugin.attention_plan import AttentionPlanner, Look
-from lightmem_engine.vllm_plugin.connector_link import OwnerLink
+from lightmem_engine.vllm_plugin.attention.backends import Watched
+from lightmem_engine.vllm_plugin.attention.capture import Capture, Seen
+from lightmem_engine.vllm_plugin.attention.plan import AttentionPlanner, Look
+from lightmem_engine.vllm_plugin.kept.link import OwnerLink
 from lightmem_engine.wire_kv import ATTENTION_PATH
 
 MAX_QUEUED = 1024  # prompts; more are not told

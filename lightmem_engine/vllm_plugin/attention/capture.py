@@ -1,6 +1,6 @@
 """The worker's half of attention from vLLM's model: queries and cached keys of chosen layers, reduced while it reads.
 
-The backends of `attention_backends` call `look` after each layer's own attention. Keys come out of the paged cache, so
+The backends of `backends` call `look` after each layer's own attention. Keys come out of the paged cache, so
 what a cached prefix spared is there; a turn's row is complete when all of its tokens were computed before our eyes, and
 only complete rows are handed on. Whose tokens a row of the batch are is told by the slot its first token is written to,
 which belongs to one request alone.
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from lightmem_engine.types import Floats
-from lightmem_engine.vllm_plugin.attention_plan import Look, Turns
-from lightmem_engine.vllm_plugin.page_layout import PageLayout
+from lightmem_engine.vllm_plugin.attention.page_layout import PageLayout
+from lightmem_engine.vllm_plugin.attention.plan import Look, Turns
 from lightmem_kernels import segment_attention
 
 logger = logging.getLogger(__name__)

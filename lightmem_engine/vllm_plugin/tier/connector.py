@@ -16,7 +16,7 @@ from lightmem_engine.kv.keys import fingerprint
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.vllm_plugin import compat_tier
 from lightmem_engine.vllm_plugin.compat_kv import KVConnectorRole, Unsuited, weights_of
-from lightmem_engine.vllm_plugin.tier import KIND, LightMemTier
+from lightmem_engine.vllm_plugin.tier.manager import KIND, LightMemTier
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _MEASURED_TOKENS = 64  # of a step; shorter ones say little about the speed of r
 _TOKENS_PER_SECOND = 2000.0  # until steps have been measured; few, so that the first request that returns is loaded
 _STEPS_AHEAD = 4  # that a scheduler may be ahead of the model
 
-compat_tier.register_tier(KIND, "lightmem_engine.vllm_plugin.tier", "LightMemTier")
+compat_tier.register_tier(KIND, "lightmem_engine.vllm_plugin.tier.manager", "LightMemTier")
 
 
 class LightMemOffloadingConnector(compat_tier.OffloadingConnector):  # type: ignore[misc]

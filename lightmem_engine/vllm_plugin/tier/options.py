@@ -13,7 +13,7 @@ from typing import Any
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.errors import ConfigError
 
-MODULE = "lightmem_engine.vllm_plugin.tier_connector"
+MODULE = "lightmem_engine.vllm_plugin.tier.connector"
 NAME = "LightMemOffloadingConnector"
 SPEC = "TieringOffloadingSpec"  # vLLM's
 TIER = "lightmem"

@@ -12,7 +12,7 @@ from lightmem_engine.errors import ConfigError
 from lightmem_engine.keeping import kv_directory
 from lightmem_engine.kv.index import Bounds
 from lightmem_engine.kv.store import KVStore
-from lightmem_engine.vllm_plugin.tier_options import offload_config
+from lightmem_engine.vllm_plugin.tier.options import offload_config
 
 MODULE = "lightmem_engine.vllm_plugin.connector"
 NAME = "LightMemConnector"

@@ -87,7 +87,7 @@ class AttentionPlanner:
         self._asked.pop(id, None)
 
     def scheduled(self, id: str, blocks: Sequence[int], start: int, count: int, *, anew: bool) -> Look | None:
-        """A step computes `count` tokens of a request from `start` on; `blocks` as for `connector_plan.Planner`."""
+        """A step computes `count` tokens of a request from `start` on; `blocks` as for `kept.plan.Planner`."""
         asked = self._asked.get(id)
         if asked is None:
             return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lightmem_engine.vllm_plugin.attention_plan import Look
+from lightmem_engine.vllm_plugin.attention.plan import Look
 from lightmem_engine.vllm_plugin.compat_kv import KVConnectorMetadata, KVConnectorWorkerMetadata
-from lightmem_engine.vllm_plugin.connector_plan import Load, Save
+from lightmem_engine.vllm_plugin.kept.plan import Load, Save
 
 
 @dataclass

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lightmem_engine.runtime.flag import NAME, ForegroundFlag
-from lightmem_engine.vllm_plugin.hold import to_hold
+from lightmem_engine.vllm_plugin.scheduling.hold import to_hold
 from lightmem_engine.vllm_plugin.settings import VARIABLE, received
 
 SCARCE = 0.9  # share of KV blocks in use

@@ -7,7 +7,7 @@ engine's process.
 from __future__ import annotations
 
 from lightmem_engine.vllm_plugin import compat
-from lightmem_engine.vllm_plugin.pausing import Pausing
+from lightmem_engine.vllm_plugin.scheduling.pausing import Pausing
 
 if compat.is_cpu():
     Pausing.slice_tokens = 128  # two to three steps of a chat; of 32, background work gets half of what 128 give it

@@ -21,14 +21,14 @@ from lightmem_engine.kv.store import KVStore
 from lightmem_engine.runtime.complain import complain
 from lightmem_engine.vllm_plugin import compat_tier
 from lightmem_engine.vllm_plugin.compat_tier import LookupResult, OffloadPolicy, RequestOffloadingContext
-from lightmem_engine.vllm_plugin.connector_held import HeldConversations, report_of
-from lightmem_engine.vllm_plugin.connector_link import Follower, OwnerLink, complainer
-from lightmem_engine.vllm_plugin.connector_options import ConnectorOptions
-from lightmem_engine.vllm_plugin.connector_plan import block_key
-from lightmem_engine.vllm_plugin.tier_metrics import TierMetrics, definitions
-from lightmem_engine.vllm_plugin.tier_reads import TierReader, Wanted
-from lightmem_engine.vllm_plugin.tier_requests import Asked
-from lightmem_engine.vllm_plugin.tier_writes import TierWriter
+from lightmem_engine.vllm_plugin.kept.held import HeldConversations, report_of
+from lightmem_engine.vllm_plugin.kept.link import Follower, OwnerLink, complainer
+from lightmem_engine.vllm_plugin.kept.options import ConnectorOptions
+from lightmem_engine.vllm_plugin.kept.plan import block_key
+from lightmem_engine.vllm_plugin.tier.metrics import TierMetrics, definitions
+from lightmem_engine.vllm_plugin.tier.reads import TierReader, Wanted
+from lightmem_engine.vllm_plugin.tier.requests import Asked
+from lightmem_engine.vllm_plugin.tier.writes import TierWriter
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from lightmem_engine.kv.index import Row
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.runtime.complain import complain
-from lightmem_engine.vllm_plugin.balance import Balance
-from lightmem_engine.vllm_plugin.connector_blocks import PATIENCE
-from lightmem_engine.vllm_plugin.tier_requests import Asked
+from lightmem_engine.vllm_plugin.kept.balance import Balance
+from lightmem_engine.vllm_plugin.kept.blocks import PATIENCE
+from lightmem_engine.vllm_plugin.tier.requests import Asked
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from lightmem_engine.kv.keys import Span, as_tokens
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.runtime.complain import complain
-from lightmem_engine.vllm_plugin.connector_link import OwnerLink
-from lightmem_engine.vllm_plugin.tier_requests import Asked
+from lightmem_engine.vllm_plugin.kept.link import OwnerLink
+from lightmem_engine.vllm_plugin.tier.requests import Asked
 
 logger = logging.getLogger(__name__)
 

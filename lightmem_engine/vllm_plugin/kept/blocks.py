@@ -26,10 +26,10 @@ from lightmem_engine.kv.keys import Span, as_tokens
 from lightmem_engine.kv.rates import Rates
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.runtime.complain import complain
-from lightmem_engine.vllm_plugin.balance import Balance
-from lightmem_engine.vllm_plugin.block_copies import BlockCopies, Copied
-from lightmem_engine.vllm_plugin.connector_link import OwnerLink
-from lightmem_engine.vllm_plugin.connector_plan import Load, Save
+from lightmem_engine.vllm_plugin.kept.balance import Balance
+from lightmem_engine.vllm_plugin.kept.block_copies import BlockCopies, Copied
+from lightmem_engine.vllm_plugin.kept.link import OwnerLink
+from lightmem_engine.vllm_plugin.kept.plan import Load, Save
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Background requests stand still in vLLM's scheduler while people chat."""

@@ -1,0 +1,1 @@
+"""Our store behind vLLM's own offloading, for CUDA."""
