@@ -33,9 +33,8 @@ CREATE TABLE chunk (
 CREATE INDEX chunk_by_parent ON chunk (parent, state);
 CREATE INDEX chunk_by_tenant ON chunk (tenant);
 CREATE INDEX chunk_by_score ON chunk (state, score);
-CREATE TABLE hold (
-    manifest TEXT NOT NULL, key BLOB NOT NULL, writer TEXT NOT NULL, PRIMARY KEY (manifest, key)
-) WITHOUT ROWID;
+CREATE TABLE manifest (id TEXT PRIMARY KEY, writer TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE hold (manifest TEXT NOT NULL, key BLOB NOT NULL, PRIMARY KEY (manifest, key)) WITHOUT ROWID;
 CREATE INDEX hold_by_key ON hold (key);
 CREATE TABLE clock (value REAL NOT NULL);
 INSERT INTO clock VALUES (0);
@@ -134,7 +133,7 @@ class Index:
             if state is not None:
                 if state[0] != "ready":
                     return "busy"
-                db.execute("INSERT OR IGNORE INTO hold VALUES (?, ?, ?)", (manifest, span.key, writer))
+                self._hold(manifest, span.key, writer)
                 db.execute("UPDATE chunk SET leased = max(leased, ?) WHERE key = ?", (now + FRESH_SECONDS, span.key))
                 return "held"
             if self.used() + disk_bytes > caps.total:
@@ -150,7 +149,7 @@ class Index:
                     *(writer, now, now, cost, score, now + FRESH_SECONDS),
                 ),
             )
-            db.execute("INSERT OR IGNORE INTO hold VALUES (?, ?, ?)", (manifest, span.key, writer))
+            self._hold(manifest, span.key, writer)
             return "reserved"
 
     def finish(self, key: bytes, digest: bytes) -> bool:
@@ -214,6 +213,7 @@ class Index:
                     (manifest, manifest),
                 )
                 db.execute("DELETE FROM hold WHERE manifest = ?", (manifest,))
+                db.execute("DELETE FROM manifest WHERE id = ?", (manifest,))
 
     def condemn(self, num_bytes: int, tenant: bytes | None, now: float) -> list[bytes]:
         """Choose at least `num_bytes` of chunks to go, and declare them dead; fewer if there are no more.
@@ -268,10 +268,10 @@ class Index:
         with self._lock:
             return {manifest for (manifest,) in self._db.execute("SELECT DISTINCT manifest FROM hold")}
 
-    def holders(self) -> list[tuple[str, str]]:
-        """(manifest, writer) of all that hold something."""
+    def kept_by(self) -> dict[str, str]:
+        """Who has begun to keep something under each manifest that has not been released."""
         with self._lock:
-            return self._db.execute("SELECT DISTINCT manifest, writer FROM hold").fetchall()
+            return dict(self._db.execute("SELECT id, writer FROM manifest"))
 
     def writing(self) -> set[str]:
         """Writers of chunks that are not in place yet."""
@@ -296,6 +296,10 @@ class Index:
         with self._lock:
             found = self._db.execute("SELECT count(*) FROM chunk WHERE fingerprint <> ?", (fingerprint,))
             return int(found.fetchone()[0])
+
+    def _hold(self, manifest: str, key: bytes, writer: str) -> None:
+        self._db.execute("INSERT OR IGNORE INTO manifest VALUES (?, ?)", (manifest, writer))
+        self._db.execute("INSERT OR IGNORE INTO hold VALUES (?, ?)", (manifest, key))
 
     def _clock(self) -> float:
         return float(self._db.execute("SELECT value FROM clock").fetchone()[0])

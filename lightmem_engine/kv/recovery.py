@@ -79,10 +79,10 @@ def left_by_dead(root: Path, index: Index, files: ChunkFiles) -> tuple[set[str],
     for `recover` to remove."""
     folder = root / writers.FOLDER
     with writers.alone(root):
-        holders = index.holders()
+        kept_by = index.kept_by()
         half = index.writing() | {_writer_of(draft) for draft in files.temporary.iterdir()}
-        dead = {id for id in half | {id for _, id in holders} if writers.is_dead(folder, id)}
-    return {manifest for manifest, id in holders if id in dead}, not dead.isdisjoint(half)
+        dead = {id for id in half.union(kept_by.values()) if writers.is_dead(folder, id)}
+    return {manifest for manifest, id in kept_by.items() if id in dead}, not dead.isdisjoint(half)
 
 
 def _writer_of(draft: Path) -> str:

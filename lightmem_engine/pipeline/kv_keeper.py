@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -32,7 +33,7 @@ from lightmem_engine.types import CacheOwner
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 60.0  # between two looks for what has expired
+LOOK_SECONDS = 60.0  # between two looks for what has expired, or was left behind
 MAX_WARMED = 32  # prompts read again after a start
 
 
@@ -198,6 +199,7 @@ class KVKeeper:
         return self.reports.describe(self._config.server_off)
 
     async def _run(self) -> None:
+        buried = time.monotonic()
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS)
@@ -206,7 +208,9 @@ class KVKeeper:
                 before = self._clock.now() - timedelta(seconds=self._config.ttl_seconds)
                 if await self._db.read(partial(kv_manifests.is_overdue, before=before)):
                     await self._db.write(partial(kv_manifests.expire, before=before))
-                await self._bury()
+                if time.monotonic() - buried >= LOOK_SECONDS:
+                    await self._bury()
+                    buried = time.monotonic()
                 await self._clean()
             except LightMemError as error:
                 complain(logger, "KV caches could not be cleaned up", error)

@@ -38,7 +38,7 @@ def test_a_full_disk_makes_room_and_goes_on(small: Path, knows: bool) -> None:
         spans = chain(range(number * 1000, number * 1000 + 10 * SIZE))
         kept.append(put(store, f"m{number}", spans))
         get(store, spans)  # what is found is right
-    assert min(kept) < 10
+    assert knows or min(kept) < 10  # who sees it coming makes room first
     assert store.counters.get("evictions", "free_space" if knows else "disk_full") > 0
     now[0] += 100
     store.make_room(1 << 20)
