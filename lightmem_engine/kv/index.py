@@ -263,11 +263,6 @@ class Index:
             sql = "SELECT 1 FROM hold WHERE manifest = ? LIMIT 1"
             return {one for one in manifests if self._db.execute(sql, (one,)).fetchone()}
 
-    def manifests(self) -> set[str]:
-        """All that hold something."""
-        with self._lock:
-            return {manifest for (manifest,) in self._db.execute("SELECT DISTINCT manifest FROM hold")}
-
     def kept_by(self) -> dict[str, str]:
         """Who has begun to keep something under each manifest that has not been released."""
         with self._lock:

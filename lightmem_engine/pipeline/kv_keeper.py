@@ -95,7 +95,7 @@ class KVKeeper:
         standing = await self._db.read(kv_manifests.standing)
         kept = {one.id for one in standing if one.tokens is None}
         held = await asyncio.to_thread(self.store.index.held_by, kept)
-        stray = await asyncio.to_thread(self.store.index.manifests) - kept
+        stray = (await asyncio.to_thread(self.store.index.kept_by)).keys() - kept
         await asyncio.to_thread(self.store.drop, stray)
         await self._db.write(partial(kv_manifests.end, ids=kept - held))
         self.store.allow(held)

@@ -53,7 +53,7 @@ async def keeping(
 ) -> AsyncIterator[tuple[KVTier, Everything]]:
     """The model keeps its caches under `root` as long as the context lasts. Manifests of before stand again."""
     store = KVStore(root, Bounds(1 << 30))
-    store.allow(store.index.manifests())
+    store.allow(store.index.kept_by())
     fingerprint, storage, _ = await asyncio.to_thread(model.describe_kv, store, CHUNK, kind)
     rates = rates or Slow(tokens=1.0, bytes=1e12)
     tier = KVTier(store, fingerprint, storage, rates, chunk_tokens=CHUNK, min_tokens=min_tokens, **known)
