@@ -42,12 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(prog="lightmem-engine", description="Long-term memory inside the inference stack.")
     parser.add_argument("--version", action="version", version=VERSION)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--data-dir", metavar="DIR", help="where memory is kept")
-    common.add_argument("--memory-config", metavar="FILE", help="TOML file with options")
-    common.add_argument(
-        "--set", metavar="OPTION=VALUE", action="append", default=[], help="set one option; see `config`"
-    )
+    common = _common_options()
     sub = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: object, help: str) -> argparse.ArgumentParser:
@@ -60,6 +55,28 @@ def build_parser() -> argparse.ArgumentParser:
         own.add_argument("--tenant", default="default", help="whose users (default: %(default)s)")
         return own
 
+    _add_serve(command)
+    _add_memory_commands(command, memory)
+    _add_measures(command)
+    config = command("config", commands.show_config, "show every option: value, source and meaning")
+    config.add_argument("--markdown", action="store_true", help="the option table of the README")
+
+    command("doctor", commands.doctor, "say what was found on this machine and why it was chosen")
+    return parser
+
+
+def _common_options() -> argparse.ArgumentParser:
+    """What every command takes."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--data-dir", metavar="DIR", help="where memory is kept")
+    common.add_argument("--memory-config", metavar="FILE", help="TOML file with options")
+    common.add_argument(
+        "--set", metavar="OPTION=VALUE", action="append", default=[], help="set one option; see `config`"
+    )
+    return common
+
+
+def _add_serve(command: Command) -> None:
     serve = command("serve", commands.serve, "serve an OpenAI-compatible chat endpoint with memory")
     serve.add_argument("--host", help="address to listen on")
     serve.add_argument("--port", type=int, help="port to listen on")
@@ -74,6 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--upstream", metavar="URL", help="an OpenAI-compatible server to put memory in front of")
     serve.add_argument("--keys", metavar="FILE", help="TOML file with API keys and their tenants")
 
+
+def _add_memory_commands(command: Command, memory: Command) -> None:
+    """Those that read and change what is stored."""
     add = memory("add", memory_commands.add, "remember the messages of a JSONL file")
     add.add_argument("file", metavar="FILE", help="JSON rows: role, content, optionally id, name, timestamp")
     add.add_argument("--user", required=True)
@@ -91,36 +111,6 @@ def build_parser() -> argparse.ArgumentParser:
     stats = memory("stats", memory_commands.stats, "count what is stored, what waits and what is parked")
     stats.add_argument("--user")
 
-    _add_memory_commands(command, memory)
-
-    evaluate = command("eval", commands.evaluate, "replay a published data file through the engine and measure")
-    evaluate.add_argument("what", choices=["locomo", "beam", "longmemeval", "segmentation", "compression"])
-    evaluate.add_argument("file", metavar="FILE", nargs="+")
-    evaluate.add_argument("--json", action="store_true", help="print only the JSON object")
-    evaluate.add_argument("--reader", metavar="URL", help="model server that answers (published judged protocol)")
-    evaluate.add_argument("--judge", metavar="URL", help="model server that judges")
-    evaluate.add_argument("--reader-model", default="", help="model name to ask the reader for")
-    evaluate.add_argument("--judge-model", default="", help="model name to ask the judge for")
-    evaluate.add_argument("--log", metavar="FILE", help="JSONL with one row per judged question")
-
-    bench = command("bench", commands.bench, "measure; from a checkout of the repository, where the benches are")
-    bench.add_argument(
-        "what",
-        choices=["serve", "interference", "encoders", "prefix"],
-        help="all with a vLLM. serve: it alone, and with memory off, on, and asleep; interference: what background "
-        "calls cost those who chat; encoders: the same of the encoders; prefix: whether memory keeps the prefix cache",
-    )
-    bench.add_argument("rest", nargs=argparse.REMAINDER, help="options of the bench; --help lists them")
-
-    config = command("config", commands.show_config, "show every option: value, source and meaning")
-    config.add_argument("--markdown", action="store_true", help="the option table of the README")
-
-    command("doctor", commands.doctor, "say what was found on this machine and why it was chosen")
-    return parser
-
-
-def _add_memory_commands(command: Command, memory: Command) -> None:
-    """Those that read and change what is stored, beside the first four."""
     entries = memory("entries", memory_commands.entries, "list all that is remembered of a user")
     entries.add_argument("--user", required=True)
     entries.add_argument("--json", action="store_true", help="one JSON object per line")
@@ -146,6 +136,27 @@ def _add_memory_commands(command: Command, memory: Command) -> None:
     kv.add_argument("--user", help="purge: this user's only")
 
     command("reindex", memory_commands.reindex, "embed everything anew, after the embedder was changed")
+
+
+def _add_measures(command: Command) -> None:
+    evaluate = command("eval", commands.evaluate, "replay a published data file through the engine and measure")
+    evaluate.add_argument("what", choices=["locomo", "beam", "longmemeval", "segmentation", "compression"])
+    evaluate.add_argument("file", metavar="FILE", nargs="+")
+    evaluate.add_argument("--json", action="store_true", help="print only the JSON object")
+    evaluate.add_argument("--reader", metavar="URL", help="model server that answers (published judged protocol)")
+    evaluate.add_argument("--judge", metavar="URL", help="model server that judges")
+    evaluate.add_argument("--reader-model", default="", help="model name to ask the reader for")
+    evaluate.add_argument("--judge-model", default="", help="model name to ask the judge for")
+    evaluate.add_argument("--log", metavar="FILE", help="JSONL with one row per judged question")
+
+    bench = command("bench", commands.bench, "measure; from a checkout of the repository, where the benches are")
+    bench.add_argument(
+        "what",
+        choices=["serve", "interference", "encoders", "prefix"],
+        help="all with a vLLM. serve: it alone, and with memory off, on, and asleep; interference: what background "
+        "calls cost those who chat; encoders: the same of the encoders; prefix: whether memory keeps the prefix cache",
+    )
+    bench.add_argument("rest", nargs=argparse.REMAINDER, help="options of the bench; --help lists them")
 
 
 def _add_sleep_command(memory: Command) -> None:
