@@ -1,4 +1,4 @@
-"""What writers that died leave behind, rows without files, files without rows: found at a start and by erasures."""
+"""What a start finds: the remains of writers that died, rows without files, files without rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def recover(root: Path, index: Index, files: ChunkFiles, counters: Counters, fai
         rows = index.all()
         lost = {id for _, state, id, _ in rows if state == "writing" and writers.is_dead(folder, id)}
         for draft in files.temporary.iterdir():
-            if writers.is_dead(folder, _writer_of(draft)):
+            if writers.is_dead(folder, writer_of(draft)):
                 _remove(draft, counters)
         failpoints.reach("kv.recover")
         gone = []
@@ -74,18 +74,8 @@ def recover(root: Path, index: Index, files: ChunkFiles, counters: Counters, fai
             writers.is_dead(folder, claim.name)
 
 
-def left_by_dead(root: Path, index: Index, files: ChunkFiles) -> tuple[set[str], bool]:
-    """The manifests under which writers that are gone have kept something, and whether they left anything half written,
-    for `recover` to remove."""
-    folder = root / writers.FOLDER
-    with writers.alone(root):
-        kept_by = index.kept_by()
-        half = index.writing() | {_writer_of(draft) for draft in files.temporary.iterdir()}
-        dead = {id for id in half.union(kept_by.values()) if writers.is_dead(folder, id)}
-    return {manifest for manifest, id in kept_by.items() if id in dead}, not dead.isdisjoint(half)
-
-
-def _writer_of(draft: Path) -> str:
+def writer_of(draft: Path) -> str:
+    """Who has begun this temporary file."""
     return draft.name.partition("-")[0]
 
 

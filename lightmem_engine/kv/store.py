@@ -25,7 +25,7 @@ from lightmem_engine.kv.counters import Counters
 from lightmem_engine.kv.files import Bytes, Chunk, ChunkFiles, Damaged, Overdue
 from lightmem_engine.kv.index import Bounds, Index, Row
 from lightmem_engine.kv.keys import Span
-from lightmem_engine.kv.recovery import closing_on_failure, left_by_dead, open_index, recover
+from lightmem_engine.kv.recovery import closing_on_failure, open_index, recover
 from lightmem_engine.kv.writers import Writer
 from lightmem_engine.runtime.complain import complain
 from lightmem_engine.runtime.failpoints import Failpoints
@@ -180,19 +180,6 @@ class KVStore:
             self._missed(error)
             return False
         return self.sweep()
-
-    def left_by_dead(self) -> set[str]:
-        """Manifests under which processes that are gone have kept something; what they left half written is removed.
-
-        Raises `StoreError` if that cannot be told.
-        """
-        try:
-            manifests, is_half_written = left_by_dead(self.root, self.index, self.files)
-            if is_half_written:
-                recover(self.root, self.index, self.files, self.counters, self.failpoints)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"what died has left in {self.root} cannot be told: {error}") from error
-        return manifests
 
     def sweep(self) -> bool:
         """Remove the files of dead chunks; whether none is left."""

@@ -21,6 +21,7 @@ from lightmem_engine.config_kv import KvConfig
 from lightmem_engine.errors import LightMemError, StoreError
 from lightmem_engine.kv import report
 from lightmem_engine.kv.keys import Tokens
+from lightmem_engine.kv.remains import left_by_dead
 from lightmem_engine.kv.store import KVStore
 from lightmem_engine.pipeline.kv_followers import Followers
 from lightmem_engine.pipeline.kv_reports import Reports
@@ -217,7 +218,7 @@ class KVKeeper:
 
     async def _bury(self) -> None:
         """Remove what processes that died had kept and not told us of. Raises `StoreError`."""
-        left = await asyncio.to_thread(self.store.left_by_dead)
+        left = await asyncio.to_thread(left_by_dead, self.store)
         if left:  # asked for what stands after that: the last word of a process may have made it stand
             standing = {one.id for one in await self._db.read(kv_manifests.standing)}
             await asyncio.to_thread(self.store.drop, left - standing)

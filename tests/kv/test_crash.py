@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lightmem_engine.kv.remains import left_by_dead
 from tests.kv.chains import SIZE, assert_sound, chain, files, get, open_store, put
 from tests.support.kv_crash import CAP
 from tests.support.process import python
@@ -44,12 +45,12 @@ def test_what_a_dead_writer_left_can_go_while_others_work(tmp_path: Path, name: 
     put(store, "own", own)
     done = python("-m", "tests.support.kv_crash", str(root), "1", f"{name}:3")
     assert done.returncode == -signal.SIGKILL, done.stderr
-    left = store.left_by_dead()
+    left = left_by_dead(store)
     assert "own" not in left
     assert store.drop(left)
     assert files(root) == [store.files.path(own[0].key)]
     assert_sound(store)
-    assert store.left_by_dead() == set()
+    assert left_by_dead(store) == set()
     store.close()
 
 
@@ -72,7 +73,7 @@ def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     first.index.reserve(span, b"f", b"t", "m", 5000, 1.0, first.bounds.caps, first._writer.id, 0.0)
     (first.files.temporary / f"{first._writer.id}-0").write_bytes(b"half")
     second = open_store(tmp_path / "kv")
-    assert second.left_by_dead() == set()
+    assert left_by_dead(second) == set()
     assert [state for _, state, _, _ in second.index.all()] == ["writing"]
     assert len(files(second.root)) == 1
     second.close()
