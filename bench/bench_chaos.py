@@ -10,7 +10,6 @@ Rows in bench/results/chaos.csv.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import logging
@@ -29,7 +28,7 @@ from pathlib import Path
 import httpx
 
 from bench.chaos_clients import Account, Talkers, replies, wants_stream
-from bench.harness import Table
+from bench.harness import parser_of, table_of
 from tests.support.server import STUB_ENCODERS, Server
 from tests.support.upstream import Abort, Hang, ScriptedUpstream, Seen, Step, chunk, chunked, event, whole
 
@@ -240,16 +239,15 @@ def markdown(accounts: dict[str, Account]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Break everything once; exit code 1 if that cost anything that was acknowledged."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("names", metavar="SCENARIO", nargs="*", help=f"of: {', '.join(SCENARIOS)}")
     parser.add_argument("--small", action="store_true", help="a fifth of the requests")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
     for name in args.names:
         if name not in SCENARIOS:
             parser.error(f"no scenario is called {name!r}")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    table = Table("chaos", None) if args.dry else Table("chaos")
+    table = table_of("chaos", args)
     accounts: dict[str, Account] = {}
     for name in args.names or SCENARIOS:
         with tempfile.TemporaryDirectory() as directory, ScriptedUpstream() as upstream:

@@ -9,7 +9,6 @@ bench/results/chat.csv: milliseconds to the first word and to the end of the str
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -24,7 +23,7 @@ import httpx
 import numpy as np
 
 from bench.bench_search import sentences
-from bench.harness import Table, interleaved
+from bench.harness import Table, interleaved, parser_of, table_of
 from tests.support.server import Server
 
 USER = "bench"
@@ -97,14 +96,13 @@ def run(http: httpx.Client, turns: int, remembered: int, table: Table, case: Map
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--remembered", type=int, default=500)
     parser.add_argument("--stub-encoders", action="store_true", help="hash words instead of running a model")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    table = Table("chat", None) if args.dry else Table("chat")
+    table = table_of("chat", args)
     case = {"remembered": args.remembered, "encoders": "stub" if args.stub_encoders else "packaged MiniLM"}
     settings = (*LM, *STUB_ENCODERS) if args.stub_encoders else LM
     with (

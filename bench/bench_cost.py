@@ -10,7 +10,6 @@ Rows: mean per conversation of calls and of thousands of tokens by stage, and ho
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import dataclasses
 import sys
@@ -19,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.harness import RESULTS, Table
+from bench.harness import Table, parser_of, table_of
 from bench.scripted import reply
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.evaluation.datasets import Dataset, load
@@ -86,13 +85,12 @@ async def measure(config: EngineConfig, dataset: Dataset, script: Script, table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("file")
     parser.add_argument("--first", type=int, default=0, help="only so many conversations")
     parser.add_argument("--stub-encoders", action="store_true", help="hash words instead of running a model")
-    parser.add_argument("--dry", action="store_true", help="print the rows, store none")
     args = parser.parse_args(argv)
-    table = Table("cost", None if args.dry else RESULTS)
+    table = table_of("cost", args)
     dataset = load("locomo", args.file)
     if args.first:
         dataset = dataclasses.replace(dataset, conversations=dataset.conversations[: args.first])

@@ -29,7 +29,7 @@ import numpy as np
 
 from bench.bench_interference import itl_p99, ttft_p99
 from bench.dialogues import sayings
-from bench.harness import Table
+from bench.harness import Table, parser_of, table_of
 from bench.vllm_load import Arm, Chat, Server, Shape
 from tests.support.vllm_server import FAST, MODEL, START_SECONDS, VllmServer
 
@@ -138,14 +138,13 @@ def anew(server: VllmServer) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--chats", type=int, default=120, help="per arm")
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--pause", type=float, default=0.5, help="seconds after an answer, on average")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of a prompt, about")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
-    table = Table("encoders", None) if args.dry else Table("encoders")
+    table = table_of("encoders", args)
     with tempfile.TemporaryDirectory() as directory:
         options = Path(directory) / "memory.toml"
         options.write_text("[device]\nshared = false\n", "utf-8")

@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 
 from bench.dialogues import Saying, question, sayings
-from bench.harness import RESULTS, Table
+from bench.harness import Table, parser_of, table_of
 from tests.support.server import STUB_MODELS, Server
 
 MAX_GROWTH_MB = 100.0
@@ -218,7 +218,7 @@ def _case(args: argparse.Namespace) -> dict[str, object]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, say what missed its goal."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--users", type=int, default=500)
     parser.add_argument("--connections", type=int, default=32)
@@ -227,9 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mixed", action="store_true", help="searches and chats meanwhile")
     parser.add_argument("--set", metavar="OPTION=VALUE", action="append", default=[], help="an option of the engine")
     parser.add_argument("--stub", action="store_true", help="encoders without weights: a smoke test, no measurement")
-    parser.add_argument("--dry", action="store_true", help="print the rows, store none")
     args = parser.parse_args(argv)
-    table = Table("ingest_mixed" if args.mixed else "ingest", None if args.dry else RESULTS)
+    table = table_of("ingest_mixed" if args.mixed else "ingest", args)
     problems = (measure_mixed if args.mixed else measure_ingest)(args, table)
     for problem in problems:
         print(f"bench_ingest: {problem}", file=sys.stderr)

@@ -28,7 +28,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from bench import chosen_words
-from bench.harness import RESULTS, Table
+from bench.harness import Table, parser_of, table_of
 from lightmem_engine.models.packed import PackedBody
 from lightmem_kernels import library, reference
 
@@ -217,18 +217,17 @@ def selection(args: argparse.Namespace, table: Table, clock: Clock) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; exit code 1 if a goal was missed on CUDA."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--small", action="store_true", help="shapes for a machine without a GPU")
     parser.add_argument("--tiny", action="store_true", help="shapes that measure nothing")
-    parser.add_argument("--dry", action="store_true", help="print the rows, store none")
     args = parser.parse_args(argv)
     args.small |= args.device == "cpu"
     clock = Clock(args.device)
     dtypes = (torch.float16, torch.bfloat16) if args.device == "cuda" else (torch.float32,)
     missed: list[str] = []
-    table = Table("kernels", None if args.dry else RESULTS)
+    table = table_of("kernels", args)
     for dtype in dtypes:
         missed += attention(args, table, clock, dtype)
         encoders(args, table, clock, dtype)

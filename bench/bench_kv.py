@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from bench.harness import Table
+from bench.harness import Table, parser_of, table_of
 from bench.kv_split import shares, split
 from lightmem_engine.kv.files import ChunkFiles
 from lightmem_engine.kv.index import Bounds
@@ -269,7 +269,7 @@ async def run(args: argparse.Namespace, table: Table) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="0.6b")
     parser.add_argument("--tokens", default="32,64,128,256,1024,2048")
     parser.add_argument("--rounds", type=int, default=5)
@@ -277,9 +277,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--throttled", type=int, default=512, help="tokens of the prompt there")
     parser.add_argument("--storage", default="exact", help="ways of keeping caches, as kv.storage has them")
     parser.add_argument("--directory", help="where the files lie; default: the system's temporary directory")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
-    asyncio.run(run(args, Table("kv", None) if args.dry else Table("kv")))
+    asyncio.run(run(args, table_of("kv", args)))
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.harness import Table
+from bench.harness import Table, parser_of, table_of
 from lightmem_engine.models.kv_rotate import Rotation
 from lightmem_engine.models.packaged import packaged_micro_qwen
 from lightmem_engine.models.prefix_cache import common_prefix
@@ -103,11 +103,10 @@ async def run(args: argparse.Namespace, table: Table) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--count", type=int, default=60, help="questions of each length")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
-    asyncio.run(run(args, Table("kv", None) if args.dry else Table("kv")))
+    asyncio.run(run(args, table_of("kv", args)))
     return 0
 
 

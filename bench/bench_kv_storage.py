@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from bench.bench_kv import CHUNK, OWNER, build, keep, kept
-from bench.harness import Table
+from bench.harness import Table, parser_of, table_of
 from lightmem_engine.models.kv_bytes import layout_of, restore
 from lightmem_engine.models.kv_storage import Exact, Kind, Storage, storage_of
 from lightmem_engine.models.packaged import packaged_micro_qwen
@@ -166,14 +166,13 @@ async def run(args: argparse.Namespace, table: Table) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--models", default="0.6b,packaged")
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--following", type=int, default=32)
     parser.add_argument("--exam", type=float, default=1.0, help="how much of the exam; 1 is all")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
-    asyncio.run(run(args, Table("kv", None) if args.dry else Table("kv")))
+    asyncio.run(run(args, table_of("kv", args)))
     return 0
 
 

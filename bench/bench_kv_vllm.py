@@ -24,7 +24,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench.bench_kv import SHAPES
-from bench.harness import Table
+from bench.harness import Table, parser_of, table_of
 from lightmem_engine.client import EngineClient
 from lightmem_engine.types import Scope, TurnOptions
 from tests.models import tiny_qwen
@@ -108,14 +108,13 @@ async def run(args: argparse.Namespace, table: Table) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="0.6b")
     parser.add_argument("--tokens", default="1024,2048")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", help="where the files lie; default: the system's temporary directory")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
-    asyncio.run(run(args, Table("kv", None) if args.dry else Table("kv")))
+    asyncio.run(run(args, table_of("kv", args)))
     return 0
 
 

@@ -10,7 +10,6 @@ measuring only.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import dataclasses
 import sys
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.bench_recall import gained, interval
-from bench.harness import RESULTS, Table
+from bench.harness import Table, parser_of, table_of
 from bench.scripted import reply
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.evaluation.datasets import Dataset, load
@@ -83,16 +82,15 @@ async def night(config: EngineConfig, dataset: Dataset, table: Table) -> SleepRu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure each dataset named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("pairs", metavar="NAME FILE", nargs="+")
     parser.add_argument("--threshold", type=float, default=0.6, help="sleep.threshold")
     parser.add_argument("--first", type=int, default=0, help="only so many conversations")
     parser.add_argument("--stub-encoders", action="store_true", help="hash words instead of running a model")
-    parser.add_argument("--dry", action="store_true", help="print the rows, store none")
     args = parser.parse_args(argv)
     if len(args.pairs) % 2:
         parser.error("every dataset needs a name and a file")
-    table = Table("night", None if args.dry else RESULTS)
+    table = table_of("night", args)
     script = Script(reply=reply)
     options: dict[str, Any] = {"extract.mode": "extractive", "sleep.mode": "llm", "sleep.threshold": args.threshold}
     options |= {"sleep.after_entries": 0, "sleep.idle_seconds": 0.0}  # nobody sleeps before he is asked

@@ -11,7 +11,6 @@ Rows go to bench/results/people.csv.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import random
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from bench.harness import Table
+from bench.harness import parser_of, table_of
 from lightmem_engine.training.lives import USER, Teller
 from lightmem_engine.training.phrases import CHATTER
 from lightmem_engine.training.values import Values
@@ -155,16 +154,15 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--people", type=int, default=50)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--model", default="", help="a Qwen checkpoint; default: the packaged one")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--show", type=int, default=0, help="so many wrong answers")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    table = Table("people", None) if args.dry else Table("people")
+    table = table_of("people", args)
     people = [person(number, args.seed) for number in range(args.people)]
     with tempfile.TemporaryDirectory() as directory:
         figures = run(people, Path(directory) / "data", args.model, args.kinds, args.show)

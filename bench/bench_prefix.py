@@ -10,7 +10,6 @@ what is left are the conversation's own. Rows in bench/results/prefix.csv.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.harness import Table
+from bench.harness import parser_of, table_of
 from tests.support.vllm_server import DETAILS, FAST, MODEL, VllmServer
 
 CITIES = ("Lisbon", "Oslo", "Turin", "Porto", "Ghent", "Riga", "Bern", "Cork", "Lyon", "Graz")
@@ -104,11 +103,10 @@ def _ask(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
-    table = Table("prefix", None) if args.dry else Table("prefix")
+    table = table_of("prefix", args)
     with tempfile.TemporaryDirectory() as directory, VllmServer(Path(directory), *FAST, *DETAILS) as server:
         found = measure(server.url, "unused", "ann", args.turns)
     case = {"turns": args.turns, "model": "lightmem-micro-qwen", "block": 32}

@@ -8,7 +8,6 @@ One row per group (`main`, `credited`, a baseline, ...) and metric in bench/resu
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.harness import RESULTS, Table
+from bench.harness import Table, parser_of, table_of
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.evaluation.run import Judged, evaluate_file
 
@@ -40,16 +39,15 @@ def record(table: Table, what: str, data: str, result: Mapping[str, Any]) -> Non
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one evaluation, or take one that was run."""
-    parser = argparse.ArgumentParser(prog="python -m bench.bench_quality", description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("what", choices=KINDS)
     parser.add_argument("file", nargs="?", help="the data, for measuring only")
     parser.add_argument("--result", type=Path, help="output of `lightmem-engine eval --json` on this commit")
     parser.add_argument("--data", default="", help="name of the data in the rows; the file's own by default")
-    parser.add_argument("--dry", action="store_true", help="print the rows and keep none")
     args = parser.parse_args(argv)
     if (args.file is None) == (args.result is None):
         parser.error("give either a data file or --result")
-    table = Table("quality", None if args.dry else RESULTS)
+    table = table_of("quality", args)
     if args.result is not None:
         result = json.loads(args.result.read_text(encoding="utf-8").strip().splitlines()[-1])
     else:

@@ -9,7 +9,6 @@ per entry, here over a matrix instead of a vector database, which makes it faste
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import uuid
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.harness import Table
+from bench.harness import Table, parser_of, table_of
 from lightmem_engine.sleep.queue import Rows, newer_sources, published_sources
 from lightmem_engine.types import Floats, Vectors
 from lightmem_kernels import similarity_topk
@@ -119,12 +118,11 @@ def run(sizes: Sequence[int], device: str, table: Table) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--entries", default="500,1000,4000,100000")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(argv)
-    table = Table("queue", None) if args.dry else Table("queue")
+    table = table_of("queue", args)
     run([int(size) for size in args.entries.split(",")], args.device, table)
     return 0
 

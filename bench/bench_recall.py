@@ -9,7 +9,6 @@ variant and metric in bench/results/recall.csv. The files are for measuring only
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import dataclasses
 import sys
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.bench_search import Embed, embedder
-from bench.harness import RESULTS, Table
+from bench.harness import Table, parser_of, table_of
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.evaluation.datasets import Dataset, load
 from lightmem_engine.evaluation.retrieval import evaluate
@@ -97,14 +96,13 @@ def interval(gains: Floats) -> tuple[float, float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure each dataset named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("pairs", metavar="NAME FILE", nargs="+")
-    parser.add_argument("--dry", action="store_true", help="print the rows, store none")
     args = parser.parse_args(argv)
     if len(args.pairs) % 2:
         parser.error("every dataset needs a name and a file")
     embed = remembered(embedder("minilm", "cpu"))
-    table = Table("recall", None if args.dry else RESULTS)
+    table = table_of("recall", args)
     for name, path in zip(args.pairs[::2], args.pairs[1::2], strict=True):
         asyncio.run(measure(load(name, path), embed, table))
     return 0

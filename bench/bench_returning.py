@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 
 from bench.bench_serve import START_SECONDS
-from bench.harness import Table
+from bench.harness import Table, parser_of, table_of
 from bench.vllm_load import WORDS, kept
 from tests.support.vllm_server import FAST, MODEL, VllmServer
 
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
     words = list(sys.argv[1:] if argv is None else argv)
     own, options = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="", help="a checkpoint; without it the packaged one, with options for CPU")
     parser.add_argument("--label", default="", help="the model's name in the rows, instead of --model")
     parser.add_argument("--tokens", default="256,1024", help="of a conversation, about")
@@ -161,9 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="of the memory's, any")
     parser.add_argument("--directory", help="where the data lie; default: the system's temporary directory")
     parser.add_argument("--logs", type=Path, help="a file for the server's log; without it it is not kept")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     args = parser.parse_args(own)
-    measure(args, options, Table("kv", None) if args.dry else Table("kv"))
+    measure(args, options, table_of("kv", args))
     return 0
 
 

@@ -10,7 +10,6 @@ invented word would cost the tokenizer four pieces and the embedding three times
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
@@ -21,7 +20,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from bench.harness import RESULTS, Table
+from bench.harness import Table, parser_of, table_of
 from lightmem_engine.config import EngineConfig
 from lightmem_engine.long_term.memory import LongTermMemory
 from lightmem_engine.long_term.rank import Strategy
@@ -163,14 +162,13 @@ async def run(sizes: Sequence[int], num_searches: int, embedder_name: str, devic
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, append to the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--entries", default="1000,10000,100000")
     parser.add_argument("--searches", type=int, default=200)
     parser.add_argument("--embedder", choices=["stub", "minilm"], default="stub")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dry", action="store_true", help="print the rows, store none")
     args = parser.parse_args(argv)
-    table = Table("search", None if args.dry else RESULTS)
+    table = table_of("search", args)
     sizes = [int(size) for size in args.entries.split(",")]
     asyncio.run(run(sizes, args.searches, args.embedder, args.device, table))
     return 0

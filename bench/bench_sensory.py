@@ -44,7 +44,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForTokenClassification
 
-from bench.harness import RESULTS, Table, interleaved
+from bench.harness import Table, interleaved, parser_of, table_of
 from bench.published import Reference
 from lightmem_engine.config_sensory import CompressConfig
 from lightmem_engine.models.checkpoint import locate
@@ -243,7 +243,7 @@ def measure(args: argparse.Namespace, table: Table, folder: Path, reference: Ref
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, say what missed its goal."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=[10, 40, 120, 510], help="of a message")
     parser.add_argument("--users", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--long-users", type=int, default=4, help="at most so many with messages above 256 tokens")
@@ -252,12 +252,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=12, help="fewer make a smoke test, no measurement")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves it to torch")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of all sides")
-    parser.add_argument("--dry", action="store_true", help="print the rows, store none")
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")  # the package's
-    table = Table("sensory", None if args.dry else RESULTS)
+    table = table_of("sensory", args)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         folder = save_model(Path(directory), args.layers)

@@ -11,7 +11,6 @@ entries destroyed; whether a rollback gives back what was. The sentences are mad
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.harness import Table
+from bench.harness import Table, parser_of, table_of
 from bench.planted import Planted, life
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.memory import AsyncMemory
@@ -135,7 +134,7 @@ def run(config: EngineConfig, users: int, noise: float, table: Table) -> Outcome
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--users", type=int, default=100)
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--stub-encoders", action="store_true", help="hash words instead of running a model")
@@ -144,7 +143,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lm-path", default="", help="a Qwen checkpoint that decides in this process")
     parser.add_argument("--packaged", action="store_true", help="the packaged model decides")
     parser.add_argument("--threshold", type=float, default=None, help="sleep.threshold")
-    parser.add_argument("--dry", action="store_true", help="keep no rows")
     parser.add_argument("--show", action="store_true", help="print untouched facts that went out of sight")
     args = parser.parse_args(argv)
     options: dict[str, object] = {"extract.mode": "extractive"}
@@ -158,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options["sleep.mode"] = "llm"
     if args.threshold is not None:
         options["sleep.threshold"] = args.threshold
-    table = Table("sleep", None) if args.dry else Table("sleep")
+    table = table_of("sleep", args)
     outcome = run(replace(EngineConfig(), **options), args.users, args.noise, table)
     for text in outcome.hidden if args.show else ():
         print(text)

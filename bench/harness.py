@@ -6,6 +6,7 @@ A figure is either one `value` or a distribution (p20, p50, p80, p99 of `count` 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import importlib.metadata
 import json
@@ -61,6 +62,18 @@ class Table:
             append(self._path, [row])
         shown = " ".join(f"{name} {value}" for name, value in figures.items())
         print(f"{self._bench} {row['case']} {metric}: {shown.removeprefix('value ')} {unit}", flush=True)
+
+
+def parser_of(about: str | None) -> argparse.ArgumentParser:
+    """A bench's command line. about: its docstring, shown as it stands."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry", action="store_true", help="print the rows, store none")
+    return parser
+
+
+def table_of(bench: str, args: argparse.Namespace) -> Table:
+    """The rows of a bench with these arguments, as `parser_of` reads them."""
+    return Table(bench, None if args.dry else RESULTS)
 
 
 def append(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

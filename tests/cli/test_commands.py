@@ -279,7 +279,7 @@ def test_ctrl_c_stops_a_server_and_an_add(tmp_path: Path, here: Sequence[str]) -
         while not _logged(tmp_path / "data" / "memory.db"):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(60) == 130
         assert "Traceback" not in process.stderr.read()
     logged = json.loads(run("stats", *here)[1])["messages"]
     assert 0 < logged < 20_000

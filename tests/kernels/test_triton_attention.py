@@ -20,7 +20,7 @@ RELATIVE_ERROR = 1e-5  # of float32 arithmetic
 
 def rows(module: str, **env: str) -> list[dict[str, Any]]:
     """The JSON lines that a module prints."""
-    done = python("-m", module, env=env, timeout=110)
+    done = python("-m", module, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 

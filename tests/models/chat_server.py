@@ -25,6 +25,7 @@ class Script:
     raw: bytes | None = None
     events: list[object] = field(default_factory=list)
     delay: float = 0.0
+    together: int = 0  # answers wait until so many have been in flight at once
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     in_flight: int = 0
@@ -75,6 +76,8 @@ def _app(script: Script) -> FastAPI:
         script.in_flight += 1
         script.most_in_flight = max(script.most_in_flight, script.in_flight)
         await asyncio.sleep(script.delay)
+        while script.most_in_flight < script.together:
+            await asyncio.sleep(0.001)
         script.in_flight -= 1
         if script.status == 200 and script.requests[-1].get("stream"):
             return StreamingResponse(_stream(script), media_type="text/event-stream")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -276,12 +276,15 @@ async def test_an_overdue_load_is_abandoned_and_the_next_one_knows(
         await ask(model, prompt())
         await settle(model, tier)
 
+        stuck = threading.Event()
+
         def hang(self: Any, handle: int, view: memoryview) -> int:
-            time.sleep(0.5)
+            stuck.wait(60)
             raise OSError("too late anyway")
 
         monkeypatch.setattr(kv_files.ChunkFiles, "_read_into", hang)
         answer = await ask(model, prompt())
+        stuck.set()
         assert (answer.text, answer.usage.cached_tokens) == (expected, 0)
         assert tier.store.counters.get("deadline_misses") >= 1
 
@@ -292,15 +295,23 @@ async def test_many_who_want_the_same_share_one_load(
     async with keeping(model, tmp_path / "kv") as (tier, _):
         await ask(model, prompt())
         await settle(model, tier)
-        reads: list[int] = []
-        read = tier.store.read
+        asked, reads, everybody = 0, list[int](), threading.Event()
+        load, read = tier._load, tier.store.read
+
+        async def asking(rows: list[Row], deadline: float) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == 50:
+                everybody.set()
+            return await load(rows, deadline)
 
         def counted(rows: list[Row], deadline: float) -> Any:
             reads.append(1)
-            time.sleep(0.1)
+            assert everybody.wait(60)
             return read(rows, deadline)
 
-        monkeypatch.setattr(type(tier.store), "read", lambda self, rows, deadline: counted(rows, deadline))
+        monkeypatch.setattr(tier, "_load", asking)
+        monkeypatch.setattr(type(tier.store), "read", lambda _, rows, deadline: counted(rows, deadline))
         ids = model._encode(prompt())
         found = await asyncio.gather(*(tier.fetch(ids, "ann", 0) for _ in range(50)))
         assert len(reads) == 1

@@ -1,6 +1,5 @@
 import asyncio
 import dataclasses
-import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from lightmem_engine.errors import (
 from lightmem_engine.models.remote import RemoteModel
 from lightmem_engine.types import Completion, Delta, Priority, Prompt, Sampling, Usage
 from tests.models.chat_server import Script, running
+from tests.support.server import free_port
 from tests.support.upstream import ScriptedUpstream, completion, whole
 
 ASK = Prompt(({"role": "user", "content": "Hi"},))
@@ -32,7 +32,7 @@ def server() -> Iterator[Script]:
 
 @pytest_asyncio.fixture
 async def model(server: Script) -> AsyncIterator[RemoteModel]:
-    remote = RemoteModel(server.url, "qwen", api_key="sk-secret", timeout_seconds=2)
+    remote = RemoteModel(server.url, "qwen", api_key="sk-secret", timeout_seconds=30)
     yield remote
     await remote.aclose()
 
@@ -161,7 +161,7 @@ async def test_an_aborted_answer_is_a_model_error(server: Script, model: RemoteM
 
 async def test_silence_is_unavailability(server: Script) -> None:
     server.answer("late")
-    server.delay = 1.0
+    server.delay = 2.0
     model = RemoteModel(server.url, "qwen", timeout_seconds=0.2)
     with pytest.raises(BackendUnavailable, match="in time"):
         await ask(model)
@@ -169,9 +169,7 @@ async def test_silence_is_unavailability(server: Script) -> None:
 
 
 async def test_no_server_is_unavailability() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    model = RemoteModel(f"http://127.0.0.1:{port}/v1", "qwen")
+    model = RemoteModel(f"http://127.0.0.1:{free_port()}/v1", "qwen")
     with pytest.raises(BackendUnavailable, match="cannot be reached"):
         await ask(model)
     await model.aclose()
@@ -179,7 +177,7 @@ async def test_no_server_is_unavailability() -> None:
 
 async def test_requests_in_flight_are_bounded(server: Script) -> None:
     server.answer("Hello")
-    server.delay = 0.05
+    server.delay, server.together = 0.05, 3
     model = RemoteModel(server.url, "qwen", max_concurrency=3)
     answers = await model.generate([ASK] * 10, sampling=Sampling(), priority=Priority.SLEEP)
     assert len(answers) == 10
@@ -194,7 +192,7 @@ async def test_leaving_a_stream_closes_the_connection_and_frees_the_slot(server:
     await anext(pieces)
     await pieces.aclose()
     server.answer("Hello")
-    assert (await asyncio.wait_for(ask(model), 5)).text == "Hello"
+    assert (await asyncio.wait_for(ask(model), 30)).text == "Hello"
     await model.aclose()
 
 

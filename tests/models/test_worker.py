@@ -14,8 +14,8 @@ def test_urgent_steps_go_first_and_equal_ones_in_order() -> None:
     waiting.append(worker.submit(partial(seen.append, "urgent"), 0))
     gate.set()
     for future in waiting:
-        future.result(5)
-    assert blocker.result(5)
+        future.result(30)
+    assert blocker.result(30)
     assert seen == ["urgent", "a", "b"]
     worker.close()
 
@@ -23,8 +23,8 @@ def test_urgent_steps_go_first_and_equal_ones_in_order() -> None:
 def test_a_failure_reaches_its_caller_and_the_worker_lives_on() -> None:
     worker = StepWorker("test")
     with pytest.raises(ZeroDivisionError):
-        worker.submit(lambda: 1 / 0, 0).result(5)
-    assert worker.submit(lambda: 7, 0).result(5) == 7
+        worker.submit(lambda: 1 / 0, 0).result(30)
+    assert worker.submit(lambda: 7, 0).result(30) == 7
     worker.close()
 
 
@@ -34,7 +34,7 @@ def test_a_step_cancelled_before_its_start_never_runs() -> None:
     doomed = worker.submit(lambda: seen.append("doomed"), 0)
     assert doomed.cancel()
     gate.set()
-    worker.submit(lambda: None, 5).result(5)
+    worker.submit(lambda: None, 5).result(30)
     assert seen == []
     worker.close()
 
@@ -44,17 +44,17 @@ def test_closing_fails_what_waits() -> None:
 
     def block() -> bool:
         started.set()
-        return gate.wait(5)
+        return gate.wait(30)
 
     running = worker.submit(block, 0)
     waiting = worker.submit(lambda: None, 0)
-    started.wait(5)
+    started.wait(30)
     closer = threading.Thread(target=worker.close)
     closer.start()
     with pytest.raises(BackendUnavailable):
-        waiting.result(5)
+        waiting.result(30)
     gate.set()
-    closer.join(5)
+    closer.join(30)
     assert running.result(0)
     with pytest.raises(BackendUnavailable):
         worker.submit(lambda: None, 0)

@@ -1,7 +1,12 @@
-"""Random-weight BERT and XLM-R checkpoints of a few thousand parameters, with real tokenizers of both kinds."""
+"""Random-weight BERT and XLM-R checkpoints of a few thousand parameters, with real tokenizers of both kinds.
+
+WordPiece's and Unigram's own trainers break ties at random, so that a test would meet other tokens in every run. Pairs
+are merged the same way every time: both vocabularies are made of the pieces that byte-pair encoding finds.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,31 +33,41 @@ CORPUS = [
 
 
 def tokenizer(family: Family, corpus: Sequence[str] = CORPUS, vocab_size: int = 160) -> Any:
-    """WordPiece with "##", or Unigram with "▁", trained on a few sentences."""
-    if family == "bert":
-        specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        piece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        piece.normalizer = normalizers.BertNormalizer(lowercase=False)
-        piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        piece.decoder = decoders.WordPiece()
-        piece.train_from_iterator(
-            corpus, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=specials, show_progress=False)
-        )
-        names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-        return PreTrainedTokenizerFast(tokenizer_object=piece, mask_token="[MASK]", **names)
+    """WordPiece with "##", or Unigram with "▁", over pieces of a few sentences."""
+    return (_wordpiece if family == "bert" else _unigram)(corpus, vocab_size)
+
+
+def _wordpiece(corpus: Sequence[str], vocab_size: int) -> Any:
+    """Every piece can begin a word, and go on with one."""
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=False), pre_tokenizers.BertPreTokenizer()
+    pieces = _pieces(corpus, (vocab_size - 5) // 2, normalizer, splitter)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *(f"##{piece}" for piece in pieces)]
+    words = Tokenizer(models.WordPiece({piece: id for id, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    words.normalizer, words.pre_tokenizer, words.decoder = normalizer, splitter, decoders.WordPiece()
+    words.add_special_tokens(vocabulary[:5])
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, mask_token="[MASK]", **names)
+
+
+def _unigram(corpus: Sequence[str], vocab_size: int) -> Any:
+    """The earlier a piece was found, the likelier it is, about as words are by their rank."""
+    normalizer, splitter = normalizers.NFKC(), pre_tokenizers.Metaspace()
     specials = ["<s>", "<pad>", "</s>", "<unk>"]
-    unigram = Tokenizer(models.Unigram())
-    unigram.normalizer = normalizers.NFKC()
-    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
-    unigram.decoder = decoders.Metaspace()
-    unigram.train_from_iterator(
-        corpus,
-        trainers.UnigramTrainer(
-            vocab_size=vocab_size - 10, special_tokens=specials, unk_token="<unk>", show_progress=False
-        ),
-    )
+    pieces = _pieces(corpus, vocab_size - len(specials), normalizer, splitter)
+    vocabulary = [(name, 0.0) for name in specials] + [(piece, -math.log(10 + n)) for n, piece in enumerate(pieces)]
+    words = Tokenizer(models.Unigram(vocabulary, unk_id=3))
+    words.normalizer, words.pre_tokenizer, words.decoder = normalizer, splitter, decoders.Metaspace()
+    words.add_special_tokens(specials)
     names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=unigram, pad_token="<pad>", unk_token="<unk>", **names)
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", **names)
+
+
+def _pieces(corpus: Sequence[str], most: int, normalizer: Any, splitter: Any) -> list[str]:
+    """The characters of the corpus, and what they were merged to."""
+    pairs = Tokenizer(models.BPE())
+    pairs.normalizer, pairs.pre_tokenizer = normalizer, splitter
+    pairs.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=most, show_progress=False))
+    return sorted(pairs.get_vocab(), key=pairs.get_vocab().__getitem__)
 
 
 def save(

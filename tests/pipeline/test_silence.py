@@ -19,6 +19,7 @@ from lightmem_engine.runtime.clock import SystemClock
 from lightmem_engine.stores import log, work
 from lightmem_engine.stores.memory_db import MemoryDB
 from lightmem_engine.types import Scope, TurnDraft
+from tests.support.memory import eventually
 
 SCOPE, SESSION = Scope("ann"), "s"
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -89,8 +90,11 @@ async def test_silence_during_a_pass_closes_the_session_after_its_last_message(d
         pipeline.wake(SCOPE, SESSION)
         await asyncio.sleep(3 * IDLE_SECONDS)  # the session falls silent while its second message waits
         sense.release.set()
-        await asyncio.sleep(6 * IDLE_SECONDS)
+
+        async def closed_after_the_last() -> bool:
+            return sense.closed_at[-1:] == [2]
+
+        await eventually(closed_after_the_last)
     finally:
         await pipeline.aclose()
     assert sense.cursor == 2
-    assert sense.closed_at[-1:] == [2]

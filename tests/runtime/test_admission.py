@@ -51,7 +51,7 @@ async def test_nothing_starves_beside_an_endless_foreground() -> None:
     admission, log, release = Admission(Policy(max_background=1, max_wait=0.01)), list[str](), asyncio.Event()
     release.set()
     with admission.foreground():
-        await asyncio.wait_for(_hold(admission, Priority.SLEEP, log, "sleep", release), 5)
+        await asyncio.wait_for(_hold(admission, Priority.SLEEP, log, "sleep", release), 30)
     assert log == ["sleep"]
 
 

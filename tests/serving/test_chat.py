@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 import uuid
 
 import httpx
@@ -12,6 +11,7 @@ import pytest
 from openai import APIStatusError, AsyncOpenAI, OpenAI
 
 from tests.support.server import Server
+from tests.support.waiting import wait_until
 
 QUESTION = [{"role": "user", "content": "Good morning!"}]
 
@@ -173,9 +173,7 @@ def test_a_client_that_leaves_mid_stream_leaves_a_partial_reply(server: Server, 
         client.stream("POST", f"{server.url}/v1/chat/completions", json=body) as answer,
     ):
         next(answer.iter_lines())
-    deadline = time.monotonic() + 30
-    while _log(server, user)["messages"] < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: _log(server, user)["messages"] == 2)
     search = {"user_id": user, "query": "word", "filters": {"partial": True}}
     hits = httpx.post(f"{server.url}/v1/memory/search", json=search, timeout=30).json()["hits"]
     assert hits

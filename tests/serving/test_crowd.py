@@ -8,10 +8,11 @@ from pathlib import Path
 
 import httpx
 
-from tests.serving.test_gateway import ASK, CHAT, _said, _soon
+from tests.serving.test_gateway import ASK, CHAT, _said
 from tests.serving.test_operations import _metrics
 from tests.support.server import STUB_ENCODERS, Server
 from tests.support.upstream import DONE, ScriptedUpstream, chunk, chunked, event
+from tests.support.waiting import wait_until
 
 WORDS = [f"word{n} " for n in range(30)]
 NUM_CLIENTS = 200
@@ -45,7 +46,7 @@ async def test_everybody_gets_an_answer_and_nothing_is_left_over(tmp_path: Path)
                 if after is None:
                     assert answer.endswith(DONE)
                     assert b'"stored":true' in answer
-            _soon(lambda: _metrics(gateway)['lightmem:num_requests_running{kind="chat"}'] == 0)
+            wait_until(lambda: _metrics(gateway)['lightmem:num_requests_running{kind="chat"}'] == 0)
             for n in range(0, NUM_CLIENTS, 10):
                 assert "Good morning" in _said(gateway, f"u{n}", "user")
                 reply = _said(gateway, f"u{n}", "assistant").removeprefix("assistant: ")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,13 +62,6 @@ def _stored(server: Server, user: str) -> list[dict[str, Any]]:
 
 def _said(server: Server, user: str, speaker: str) -> str:
     return " ".join(hit["text"] for hit in _stored(server, user) if hit["speaker"] == speaker)
-
-
-def _soon(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 EVENTS = (

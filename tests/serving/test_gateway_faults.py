@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.test_gateway import ASK, CHAT, _said, _soon, _stored
+from tests.serving.test_gateway import ASK, CHAT, _said, _stored
 from tests.support.server import STUB_ENCODERS, Server, free_port
 from tests.support.upstream import (
     DONE,
@@ -29,8 +29,11 @@ from tests.support.upstream import (
     head,
     whole,
 )
+from tests.support.waiting import wait_until
 
-SETTINGS = (*STUB_ENCODERS, "extract.mode=extractive", "upstream.read_seconds=1")
+SETTINGS = (*STUB_ENCODERS, "extract.mode=extractive")
+TIMEOUT = "upstream_timeout"
+LEFT_SECONDS = 30.0
 WORDS = [
     event(chunk({"role": "assistant"})),
     event(chunk({"content": "Half an"})),
@@ -45,15 +48,23 @@ def scripted() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedUpstream) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("faults") / "data", SETTINGS, ["--upstream", scripted.url]) as server:
+def patient(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedUpstream) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("patient") / "data", SETTINGS, ["--upstream", scripted.url]) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedUpstream) -> Iterator[Server]:
+    """For model servers that never answer; of one that is only slow nothing can be told here."""
+    settings = (*SETTINGS, "upstream.read_seconds=1")
+    with Server(tmp_path_factory.mktemp("hasty") / "data", settings, ["--upstream", scripted.url]) as server:
         yield server
 
 
 @pytest.fixture
-def gateway(running: Server, scripted: ScriptedUpstream) -> Server:
+def gateway(patient: Server, scripted: ScriptedUpstream) -> Server:
     scripted.reset()
-    return running
+    return patient
 
 
 @pytest.fixture
@@ -77,7 +88,7 @@ def _ask(gateway: Server, user: str | None, **fields: Any) -> httpx.Response:
             "context_length_exceeded",
         ),
         (whole({"error": {"message": "busy", "code": "theirs"}}, 503), 503, "theirs"),
-        ([Hang()], 504, "upstream_timeout"),
+        ([Hang()], 504, TIMEOUT),
         ([Abort()], 502, "upstream_unavailable"),
         ([b"garbage\r\n\r\n"], 502, "upstream_unavailable"),
         (
@@ -88,34 +99,43 @@ def _ask(gateway: Server, user: str | None, **fields: Any) -> httpx.Response:
         (
             [head(200, [("Content-Type", "application/json"), ("Content-Length", "50")]), Hang()],
             504,
-            "upstream_timeout",
+            TIMEOUT,
         ),
     ],
     ids=["404", "400", "503", "hangs", "resets", "garbage", "cut", "hangs in body"],
 )
 def test_an_upstream_that_fails_before_it_answers(
-    gateway: Server, scripted: ScriptedUpstream, user: str, plan: list[Step], status: int, code: str, stream: bool
+    gateway: Server,
+    hasty: Server,
+    scripted: ScriptedUpstream,
+    user: str,
+    plan: list[Step],
+    status: int,
+    code: str,
+    stream: bool,
 ) -> None:
+    server = hasty if code == TIMEOUT else gateway
     scripted.plan = plan
-    answer = _ask(gateway, user, stream=stream)
+    answer = _ask(server, user, stream=stream)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["code"] == code
-    assert "Good morning" in _said(gateway, user, "user")
-    assert _said(gateway, user, "assistant") == ""
+    assert "Good morning" in _said(server, user, "user")
+    assert _said(server, user, "assistant") == ""
 
 
 @pytest.mark.parametrize(
     ("end", "code"),
-    [([Abort()], "upstream_unavailable"), ([b"0\r\n\r\n"], "upstream_unavailable"), ([Hang()], "upstream_timeout")],
+    [([Abort()], "upstream_unavailable"), ([b"0\r\n\r\n"], "upstream_unavailable"), ([Hang()], TIMEOUT)],
     ids=["dies", "ends early", "hangs"],
 )
 def test_an_upstream_that_fails_mid_stream(
-    gateway: Server, scripted: ScriptedUpstream, user: str, end: list[Step], code: str
+    gateway: Server, hasty: Server, scripted: ScriptedUpstream, user: str, end: list[Step], code: str
 ) -> None:
+    server = hasty if code == TIMEOUT else gateway
     gate = threading.Event()
     scripted.plan = [*chunked(WORDS, end=False), Gate(gate), *end]
     body = ASK | {"stream": True, "user": user}
-    with httpx.Client(timeout=30) as client, client.stream("POST", gateway.url + CHAT, json=body) as answer:
+    with httpx.Client(timeout=30) as client, client.stream("POST", server.url + CHAT, json=body) as answer:
         got = b""
         for piece in answer.iter_raw():
             got += piece
@@ -125,10 +145,10 @@ def test_an_upstream_that_fails_mid_stream(
     error, done = got.removeprefix(b"".join(WORDS)).split(b"\n\n")[:2]
     assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == code
     assert done + b"\n\n" == DONE
-    hits = [hit for hit in _stored(gateway, user) if hit["speaker"] == "assistant"]
+    hits = [hit for hit in _stored(server, user) if hit["speaker"] == "assistant"]
     assert [hit["text"] for hit in hits] == ["assistant: Half an answer"]
     partial = {"user_id": user, "query": "answer", "filters": {"partial": True}}
-    assert httpx.post(f"{gateway.url}/v1/memory/search", json=partial, timeout=30).json()["hits"]
+    assert httpx.post(f"{server.url}/v1/memory/search", json=partial, timeout=30).json()["hits"]
 
 
 def test_an_error_event_goes_through_and_what_was_seen_is_partial(
@@ -155,9 +175,9 @@ def test_a_client_that_leaves_is_noticed_upstream_at_once(
     body = ASK | {"stream": True} | ({"user": user} if named else {})
     with httpx.Client(timeout=30) as client, client.stream("POST", gateway.url + path, json=body) as answer:
         next(answer.iter_raw())
-    assert scripted.left.wait(0.9), "well before the read time-out"
+    assert scripted.left.wait(LEFT_SECONDS), "long before the read time-out"
     if named and path == CHAT:
-        _soon(lambda: "Half" in _said(gateway, user, "assistant"))
+        wait_until(lambda: "Half" in _said(gateway, user, "assistant"))
 
 
 def test_a_client_that_leaves_before_the_first_byte(gateway: Server, scripted: ScriptedUpstream, user: str) -> None:
@@ -166,8 +186,8 @@ def test_a_client_that_leaves_before_the_first_byte(gateway: Server, scripted: S
     request = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", gateway.port)) as client:
         client.sendall(request.encode() + raw)
-        _soon(lambda: scripted.seen)
-    assert scripted.left.wait(0.9)
+        wait_until(lambda: scripted.seen)
+    assert scripted.left.wait(LEFT_SECONDS)
 
 
 def test_nobody_listens_upstream(tmp_path: Path) -> None:
@@ -203,7 +223,7 @@ def test_a_reader_who_stalls_stops_the_source(tmp_path: Path, scripted: Scripted
     with (
         Server(
             tmp_path / "data",
-            (*SETTINGS, "upstream.read_seconds=60", "server.send_seconds=1"),
+            (*SETTINGS, "server.send_seconds=1"),
             ["--upstream", scripted.url],
         ) as gateway,
         socket.create_connection(("127.0.0.1", gateway.port)) as client,
@@ -213,7 +233,7 @@ def test_a_reader_who_stalls_stops_the_source(tmp_path: Path, scripted: Scripted
             f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
         )
         client.sendall(lines.encode() + raw)
-        assert scripted.left.wait(20), "the stalled client is given up and upstream let go"
+        assert scripted.left.wait(LEFT_SECONDS), "the stalled client is given up and upstream let go"
         usage = Path(f"/proc/{gateway.process.pid}/status").read_text()
         peak = next(int(line.split()[1]) for line in usage.splitlines() if line.startswith("VmHWM"))
         assert peak < 1_500_000, "kB: the flood of 130 MB was not piled up"

@@ -18,6 +18,7 @@ from tests.kv.chains import files
 from tests.support.canary import assert_gone
 from tests.support.process import python
 from tests.support.server import STUB_ENCODERS, Server
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 SETTINGS = (*STUB_ENCODERS, "kv.min_tokens=16", "kv.chunk_tokens=64", "kv.min_free_bytes=0", "chat.budget_ms=60000")
 POINTS = ("kv.renamed", "kv.bind", *(pytest.param(f"kv.{one}", marks=pytest.mark.slow) for one in ("write", "commit")))
@@ -47,7 +48,7 @@ def _cached(answer: dict[str, Any]) -> int:
 
 def _kv(server: Server, manifests: int | None = None) -> dict[str, Any]:
     """The counts; with `manifests`, once so many stand."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         found: dict[str, Any] = httpx.get(f"{server.url}/v1/memory/kv", timeout=30).json()
         if manifests is None or found["manifests"] == manifests:
@@ -179,10 +180,7 @@ def test_tenants_share_nothing_and_only_admins_see_the_whole(tmp_path: Path) -> 
             return _cached(call(key, "POST", "/v1/chat/completions", body).json())
 
         def kept(count: int) -> None:
-            deadline = time.monotonic() + 20
-            while call("root", "GET", "/v1/memory/kv").json()["manifests"] != count:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            wait_until(lambda: call("root", "GET", "/v1/memory/kv").json()["manifests"] == count)
 
         assert asked("red", "Where is Lisbon?") == 0
         assert asked("blue", "Where is Lisbon?") == 0

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.test_gateway import _soon
 from tests.support.server import STUB_ENCODERS, STUB_MODELS, Server
 from tests.support.upstream import Gate, ScriptedUpstream, completion, whole
+from tests.support.waiting import wait_until
 
 CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {"model": "stub", "messages": [{"role": "user", "content": "Good morning!"}]}
@@ -45,7 +45,7 @@ def test_more_than_it_can_do_is_503_with_a_time_to_come_back(tmp_path: Path) -> 
             ]
             for thread in threads:
                 thread.start()
-            _soon(lambda: len(scripted.seen) == 2)
+            wait_until(lambda: len(scripted.seen) == 2)
             refused = httpx.post(server.url + CHAT, json=ASK, timeout=30)
             assert refused.status_code == 503
             assert refused.headers["retry-after"] == "1"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 
 def python(
-    *arguments: str, input: str | None = None, env: Mapping[str, str] | None = None, timeout: float = 60
+    *arguments: str, input: str | None = None, env: Mapping[str, str] | None = None, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Run the interpreter of the tests, on the same path, with no options of ours in the environment but `env`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LIGHTMEM_")}

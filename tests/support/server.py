@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,14 +20,17 @@ import httpx
 # No weights at all: starts in a second, and runs the same pipeline.
 STUB_ENCODERS = ("embedder.stub=true", "classifier.source=stub")
 STUB_MODELS = (*STUB_ENCODERS, "lm.backend=stub")
-START_SECONDS = 60.0
+START_SECONDS = 240.0
+UNASSIGNED = 20_000, 32_000  # systems take the ports of outgoing connections from above
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that the system gives to no connection before somebody does."""
+    while True:
+        port = random.randrange(*UNASSIGNED)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:
@@ -65,10 +70,14 @@ class Server:
         """Ctrl-C; the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
+        return self.process.wait(120)
 
     def __enter__(self) -> Self:
-        return self.wait_ready()
+        try:
+            return self.wait_ready()
+        except BaseException:
+            self.kill()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from lightmem_engine.errors import ConfigError, EngineDown, StoreError
 from lightmem_engine.types import Message, Scope
 from lightmem_engine.vllm_plugin.guardian import Guardian, Ready
 from tests.support.server import STUB_MODELS
+from tests.support.waiting import wait_until
 
 ANN = Scope(user="ann")
 
@@ -39,8 +40,8 @@ async def test_an_owner_that_is_killed_comes_back_with_what_it_knew(tmp_path: Pa
         await client.add(ANN, [Message("user", "My cat is called Miso.")])
         first = guardian.process
         os.kill(first, signal.SIGKILL)
-        _until(lambda: guardian.process != first)
-        _until(lambda: (tmp_path / "engine.sock").exists())
+        wait_until(lambda: guardian.process != first)
+        wait_until(lambda: (tmp_path / "engine.sock").exists())
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -88,15 +89,8 @@ def test_an_owner_ends_with_its_launcher_however_that_ends(tmp_path: Path) -> No
     launcher.kill()
     launcher.wait()
     launcher.stdout.close()
-    _until(lambda: not (tmp_path / "engine.sock").exists())
-    _until(lambda: not _runs(owner))
-
-
-def _until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not (tmp_path / "engine.sock").exists())
+    wait_until(lambda: not _runs(owner))
 
 
 def _runs(process: int) -> bool:

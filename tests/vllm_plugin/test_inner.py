@@ -61,19 +61,21 @@ async def test_a_stream_is_taken_no_faster_than_it_is_read_and_hears_of_the_end(
     assert await anext(answer.body) == b"data: x\n\n"
     await asyncio.sleep(0.01)
     assert sent <= 3
-    await asyncio.wait_for(answer.close(), 5)
+    await asyncio.wait_for(answer.close(), 30)
     assert ended.is_set()
 
 
 async def test_one_that_waits_for_a_disconnect_gets_it() -> None:
     heard: list[str] = []
+    waiting = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
+        waiting.set()
         heard.append((await receive())["type"])
 
     begun = asyncio.ensure_future(InnerBackend(app, SCOPE, "red").begin(REQUEST, None))
-    await asyncio.sleep(0.01)
+    await waiting.wait()
     begun.cancel()
     await asyncio.wait({begun})
     assert heard == ["http.disconnect"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.vllm_server import DETAILS, FAST, TOOLS, VllmServer
 from tests.support.vllm_talk import ask, client, native
+from tests.support.waiting import wait_until
 from tests.vllm_plugin.conftest import keys_file
 
 pytestmark = pytest.mark.timeout(600)
@@ -46,10 +46,7 @@ def test_all_processes_die_and_a_new_server_remembers(vllm: VllmServer, tmp_path
     owner = vllm.owner()
     os.killpg(vllm.process.pid, signal.SIGKILL)
     vllm.process.wait()
-    deadline = time.monotonic() + 60
-    while _is_alive(owner) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _is_alive(owner)
+    wait_until(lambda: not _is_alive(owner))
     options = tmp_path / "vllm.yaml"
     options.write_text(f"max-num-seqs: 8\nkeys: {keys_file(tmp_path)}\n", "utf-8")
     vllm.start("--config", str(options), *FAST, *TOOLS, *DETAILS, env={"VLLM_PLUGINS": "somebody_elses"})
@@ -63,18 +60,12 @@ def test_all_processes_die_and_a_new_server_remembers(vllm: VllmServer, tmp_path
 
 
 def _wait_for_owner(server: VllmServer) -> None:
-    deadline = time.monotonic() + 120
-    while native(server, "GET", "/health/ready").status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: native(server, "GET", "/health/ready").status_code == 200, seconds=120, pause=0.1)
 
 
 def _wait_for_kept_caches(server: VllmServer) -> None:
     """KV of what was told is on the disk, in the owner's books."""
-    deadline = time.monotonic() + 120
-    while not native(server, "GET", "/v1/memory/kv").json()["chunks"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: native(server, "GET", "/v1/memory/kv").json()["chunks"], seconds=120, pause=0.1)
 
 
 def _is_alive(process: int) -> bool:

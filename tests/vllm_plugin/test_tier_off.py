@@ -13,6 +13,7 @@ import pytest
 
 from tests.kv.chains import files
 from tests.vllm_plugin.test_connector_off import config
+from tests.vllm_plugin.tier_prompts import hashes_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # what vLLM and torch say while they are imported
@@ -40,7 +41,7 @@ def test_it_turns_itself_off_and_says_why(
     reason: str,
 ) -> None:
     from lightmem_engine.vllm_plugin.tier.connector import begin
-    from tests.vllm_plugin.tier_stage import Stage, hashes_of
+    from tests.vllm_plugin.tier_stage import Stage
 
     stage = Stage(tmp_path, model=None, **options)
     assert begin(stage.tier, config(tmp_path, **changed), SimpleNamespace(kv_cache_groups=[object()] * groups)) is None

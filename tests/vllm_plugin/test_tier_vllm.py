@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from lightmem_engine.models.prefix_cache import common_prefix
 from lightmem_engine.types import Scope, TurnOptions
 from tests.kv.chains import files
 from tests.support.server import Server
+from tests.support.waiting import wait_until
 from tests.vllm_plugin.test_kept_vllm import BLOCK, SETTINGS, TOLD, _standing, pytestmark
 
 __all__ = ["pytestmark"]
@@ -21,10 +21,7 @@ OFFLOAD: dict[str, Any] = {"kv.tier": "offload", "kv.host_bytes": 32 << 20}
 
 def _kept(server: Server, chunks: int) -> None:
     """Wait until so many chunks are on the disk; the owner knows of their manifest before."""
-    deadline = time.monotonic() + 30
-    while _standing(server, 1)["chunks"] < chunks:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: _standing(server, 1)["chunks"] >= chunks)
     assert _standing(server, 1)["chunks"] == chunks
 
 

@@ -40,7 +40,7 @@ async def test_an_owner_that_is_silent_is_down_after_a_while(tmp_path: Path) -> 
 
     server = await asyncio.start_unix_server(silent, tmp_path / "engine.sock")
     client = EngineClient(tmp_path / "engine.sock")
-    turns = OwnerTurns(client, seconds=0.2)
+    turns = OwnerTurns(client, seconds=1.0)
     with pytest.raises(EngineDown, match="did not answer"):
         await turns.open_turn(None, QUESTION, TurnOptions())
     assert asked.is_set()
@@ -48,6 +48,6 @@ async def test_an_owner_that_is_silent_is_down_after_a_while(tmp_path: Path) -> 
         pass
     await turns.aclose()
     await client.aclose()
-    await asyncio.wait_for(left.wait(), 5)
+    await asyncio.wait_for(left.wait(), 30)
     server.close()
     await server.wait_closed()

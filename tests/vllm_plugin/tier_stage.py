@@ -24,16 +24,11 @@ from lightmem_engine.vllm_plugin.kept.options import ConnectorOptions
 from lightmem_engine.vllm_plugin.kept.plan import block_key
 from lightmem_engine.vllm_plugin.tier.manager import KIND
 from lightmem_engine.vllm_plugin.tier.options import MODULE
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 CHUNK = 16  # tokens
 ROW = 8192  # bytes
 MODEL = b"m" * 32
-WAIT_SECONDS = 30.0
-
-
-def hashes_of(words: str, count: int) -> list[bytes]:
-    """vLLM's block hashes of a prompt that begins with these words."""
-    return [f"{words}/{n}".encode().ljust(32, b".") for n in range(count)]
 
 
 def content_of(hash: bytes) -> Bytes:
@@ -90,17 +85,22 @@ class Stage:
 
     def until_idle(self) -> None:
         """Step until no job is under way."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while self.manager.has_pending_work():
             assert time.monotonic() < deadline
             self.step()
 
     def heard(self, count: int = 1) -> None:
         """Wait until the tier knows of so many manifests that stand."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not self.tier._follower.is_valid or len(self.tier._store.allowed()) < count:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_until(lambda: self.tier._follower.is_valid and len(self.tier._store.allowed()) >= count, pause=0.005)
+
+    def keep(self, hashes: Sequence[bytes], salt: str, params: Any) -> None:
+        """A request finds nothing, computes its whole prompt, and is answered."""
+        visit = self.arrive(hashes, salt, params)
+        assert visit.found() == 0
+        visit.compute()
+        visit.finish()
+        self.until_idle()
 
     def forget_host(self) -> None:
         """vLLM's host cache is emptied, as when other requests have taken its rows."""
@@ -139,7 +139,7 @@ class Visit:
 
     def found(self) -> int:
         """Chunks from the front that can be loaded to the device, once vLLM knows; their bytes are checked."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while (count := self.look()) is None:
             assert time.monotonic() < deadline
             self._stage.step()
