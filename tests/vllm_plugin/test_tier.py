@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from lightmem_engine.kv.choice import PATIENCE_SECONDS, NetBenefit
 from lightmem_engine.kv.files import ChunkFiles
 from tests.kv.chains import files
 from tests.support.server import STUB_MODELS, Server
@@ -242,6 +243,29 @@ def test_a_load_that_would_be_slower_than_computing_is_not_made(data: Path) -> N
     with opened(data, standing=1, speed=1e9) as fast:
         assert fast.arrive(*ann).found() == 0
         assert fast.counted("loads_skipped", "slower") == 1
+
+
+def test_where_it_is_left_to_the_tier_nothing_is_kept_that_would_load_slower(data: Path) -> None:
+    with opened(data, speed=1e9, selective=True) as fast:
+        fast.keep(*prompt_of(data, "ann", 4))
+    assert files(data / "kv") == []
+
+
+def test_where_it_is_left_to_the_tier_lasting_losses_end_it(data: Path) -> None:
+    now = [0.0]
+    with keeping(data, ann := prompt_of(data, "ann", 4), selective=True) as stage:
+        balance = stage.tier._reader.balance
+        balance.benefit = NetBenefit(lambda: now[0])
+        balance.loaded(0, 1.0)
+        assert stage.arrive(*ann).found() == 4
+        balance.loaded(0, 1000.0)
+        now[0] += PATIENCE_SECONDS
+        balance.loaded(0, 1.0)
+        assert stage.counted("losses", "off") == 1
+        stage.forget_host()
+        assert stage.arrive(*ann).found() == 0
+        stage.keep(*prompt_of(data, "bob", 4))
+        assert len(files(data / "kv")) == 4
 
 
 def test_a_disk_that_does_not_answer_holds_nobody(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
