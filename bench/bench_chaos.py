@@ -33,7 +33,7 @@ from tests.support.server import STUB_ENCODERS, Server
 from tests.support.upstream import Abort, Hang, ScriptedUpstream, Seen, Step, chunk, chunked, event, whole
 
 SETTINGS = (
-    *(*STUB_ENCODERS, "extract.mode=extractive", "upstream.read_seconds=1"),
+    *(*STUB_ENCODERS, "chat.budget_ms=0", "extract.mode=extractive", "upstream.read_seconds=1"),
     *("short_term.idle_seconds=0.1", "short_term.threshold=30", "segment.lookahead=1"),
 )
 PAGE = 4096

@@ -19,10 +19,20 @@ import pytest
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.errors import BackendUnavailable, InvalidInput, ModelError
 from lightmem_engine.memory import AsyncMemory, Memory
-from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
-from lightmem_engine.types import Scope, Vectors, Window, WindowScores
+from lightmem_engine.models.stub_encoder import StubClassifier
+from lightmem_engine.types import Scope, Window, WindowScores
 from tests.models.chat_server import Script, running
-from tests.support.memory import assistant, eventually, everything, facts, quick_config, source_ids, use_model, user
+from tests.support.memory import (
+    assistant,
+    eventually,
+    everything,
+    facts,
+    fail_at_poison,
+    quick_config,
+    source_ids,
+    use_model,
+    user,
+)
 
 LLM = {"extract.mode": "llm", "lm.backend": "stub"}
 
@@ -227,14 +237,7 @@ async def test_row_8_time_goes_on_across_extractions(tmp_path: Path, mode: str) 
 
 async def test_row_12_what_fails_in_a_worker_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Defect: results of the thread pool were never read, so a failed update counted as a success."""
-
-    def encode(self: StubEmbedder, texts: Sequence[str]) -> Vectors:
-        if any("poison" in text for text in texts):
-            raise RuntimeError("the device fell over")
-        return plain(self, texts)
-
-    plain = StubEmbedder.encode
-    monkeypatch.setattr(StubEmbedder, "encode", encode)
+    fail_at_poison(monkeypatch, RuntimeError("the device fell over"))
     async with AsyncMemory(quick_config(tmp_path)) as memory:
         await memory.add([user("the poison cup", id="m1"), user("a parrot", id="m2")], user_id="ann")
         stats = await memory.flush()

@@ -16,7 +16,7 @@ from tests.support.server import STUB_ENCODERS, Server
 
 
 def test_four_kills_of_one_run(tmp_path: Path) -> None:
-    night.run(tmp_path / "data", pairs=16, kills=4, seed=1)
+    night.run_and_check(tmp_path / "data", pairs=16, kills=4, seed=1)
 
 
 @pytest.mark.parametrize("point", ["sleep.answer:2", "sleep.commit:3", "sleep.answer:6"])
@@ -53,4 +53,4 @@ def test_what_happened_is_told_once_whenever_it_is_killed(tmp_path: Path, point:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(5))
 def test_fifty_kills(tmp_path: Path, seed: int) -> None:
-    night.run(tmp_path / "data", pairs=40, kills=10, seed=seed)
+    night.run_and_check(tmp_path / "data", pairs=40, kills=10, seed=seed)

@@ -22,7 +22,7 @@ from tests.support.memory import eventually, facts, quick_config, use_model
 OPTIONS = {"block.max_tokens": 0, "short_term.idle_seconds": 0.05}
 
 
-async def _settle(engine: LocalEngine, talk: Talk, tmp_path: Path) -> None:
+async def _assert_settled(engine: LocalEngine, talk: Talk, tmp_path: Path) -> None:
     """All that is recalled is the final branch, all of it, and nothing waits."""
     stats = await engine.flush(ANN)
     assert (stats["pending"], stats["parked"]) == (0, [])
@@ -74,7 +74,7 @@ async def test_an_edit_takes_messages_out_of_every_stage(tmp_path: Path, settled
         await engine.aclose()
     engine = await build(quick_config(tmp_path, **options))
     talk.engine = engine
-    await _settle(engine, talk, tmp_path)
+    await _assert_settled(engine, talk, tmp_path)
     await engine.aclose()
 
 
@@ -99,7 +99,7 @@ async def test_an_edit_while_a_stage_is_at_work(
     await reached.wait()
     await talk.edit(2, "parcel 7 is light")
     release.set()
-    await _settle(engine, talk, tmp_path)
+    await _assert_settled(engine, talk, tmp_path)
     await engine.aclose()
 
 

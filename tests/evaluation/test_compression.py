@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from lightmem_engine.config_sensory import CompressConfig
 from lightmem_engine.evaluation import compression
-from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
-from lightmem_engine.sensory.memory import SensoryMemory
-from lightmem_engine.types import Vectors, Window, WindowScores
+from tests.evaluation.stub_stage import stub_stage
 from tests.reference import load_evalkit
 
 SENTENCE = """Ada painted a harbour at sunrise with her sister in Bergen and it was raining the whole week but the
@@ -53,25 +50,6 @@ def conversation(seed: int) -> dict[str, Any]:
     return {"conversation": body, "qa": qa}
 
 
-def sensory(rate: float) -> SensoryMemory:
-    classifier, embedder = StubClassifier(), StubEmbedder()
-
-    async def classify(windows: Sequence[Window]) -> list[WindowScores]:
-        return classifier.score(windows)
-
-    async def embed(texts: Sequence[str]) -> Vectors:
-        return embedder.encode(texts)
-
-    return SensoryMemory(
-        classify=classify,
-        embed=embed,
-        count=classifier.count,
-        window_tokens=64,
-        compress=CompressConfig(rate=rate, protect=(), whole_words=0),
-        max_words=120,
-    )
-
-
 def test_turns_come_in_order_of_sessions_with_their_captions() -> None:
     turns = compression.said(conversation(0))
     assert [turn.session for turn in turns] == [1] * 12 + [2] * 12 + [10] * 12
@@ -107,7 +85,8 @@ def test_metrics_and_baselines_equal_the_reference() -> None:
 @pytest.mark.parametrize("rate", [1.0, 0.5, 0.3])
 async def test_the_real_stage_keeps_the_rate(live: bool, rate: float) -> None:
     conversations = [conversation(5), conversation(6)]
-    short = await compression.compress_conversations(conversations, sensory(rate), live=live)
+    stage = stub_stage(CompressConfig(rate=rate, protect=(), whole_words=0))
+    short = await compression.compress_conversations(conversations, stage, live=live)
     assert [len(texts) for texts in short] == [36, 36]
     found = compression.report(conversations, short)
     assert found["kept"] == pytest.approx(rate, abs=0.06)

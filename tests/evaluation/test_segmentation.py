@@ -15,9 +15,7 @@ from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.config_sensory import CompressConfig, SegmentConfig
 from lightmem_engine.evaluation import segmentation
 from lightmem_engine.evaluation.run import Judged, evaluate_file
-from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
-from lightmem_engine.sensory.memory import SensoryMemory
-from lightmem_engine.types import Vectors, Window, WindowScores
+from tests.evaluation.stub_stage import stub_stage
 from tests.reference import load_evalkit
 
 TOPICS = {
@@ -39,25 +37,6 @@ def document(seed: int, lengths: Sequence[int] = (5, 6, 5), *, people: bool = Fa
                 key = "speaker" if people else "role"
                 turns.append({key: who, "text": " ".join(drawn.sample(TOPICS[topic].split(), 4))})
     return {"id": str(seed), "turns": turns, "boundaries": boundaries[1:]}
-
-
-def sensory() -> SensoryMemory:
-    classifier, embedder = StubClassifier(), StubEmbedder()
-
-    async def classify(windows: Sequence[Window]) -> list[WindowScores]:
-        return classifier.score(windows)
-
-    async def embed(texts: Sequence[str]) -> Vectors:
-        return embedder.encode(texts)
-
-    return SensoryMemory(
-        classify=classify,
-        embed=embed,
-        count=classifier.count,
-        window_tokens=64,
-        compress=CompressConfig(),
-        max_words=120,
-    )
 
 
 def test_by_hand() -> None:
@@ -111,7 +90,7 @@ def test_roles_and_people_of_a_document() -> None:
 @pytest.mark.parametrize("mode", ["hybrid", "paper"])
 async def test_whole_runs_find_clear_topics(people: bool, mode: Any) -> None:
     documents = [document(seed, people=people) for seed in range(4)]
-    found = await segmentation.evaluate(documents, sensory(), SegmentConfig(mode=mode))
+    found = await segmentation.evaluate(documents, stub_stage(CompressConfig()), SegmentConfig(mode=mode))
     assert set(found) == {"main", "empty", "dip"}
     assert {"Pk", "WD", "F1", "F1@1", "score"} <= set(found["main"])
     assert found["empty"]["F1"] == 0

@@ -17,12 +17,12 @@ import pytest
 from lightmem_engine.assemble import build
 from lightmem_engine.errors import BackendUnavailable, StoreError
 from lightmem_engine.memory import AsyncMemory, as_messages
-from lightmem_engine.models.stub_encoder import StubClassifier, StubEmbedder
+from lightmem_engine.models.stub_encoder import StubClassifier
 from lightmem_engine.pipeline.extract import ExtractStage
 from lightmem_engine.pipeline.sense import SenseStage
 from lightmem_engine.stores.sqlite import Database
-from lightmem_engine.types import Scope, Vectors, Window, WindowScores
-from tests.support.memory import eventually, everything, quick_config, source_ids, user
+from lightmem_engine.types import Scope, Window, WindowScores
+from tests.support.memory import eventually, everything, fail_at_poison, quick_config, source_ids, user
 
 
 async def _never(self: SenseStage, scopes: Sequence[Scope]) -> dict[Scope, bool]:
@@ -159,13 +159,7 @@ async def test_unfinished_work_is_taken_up_at_the_next_start(
 
 
 async def test_a_poison_message_is_parked_and_stays_findable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: StubEmbedder, texts: Sequence[str]) -> Vectors:
-        if any("poison" in text for text in texts):
-            raise ValueError("cannot be embedded")
-        return plain(self, texts)
-
-    plain = StubEmbedder.encode
-    monkeypatch.setattr(StubEmbedder, "encode", encode)
+    fail_at_poison(monkeypatch, ValueError("cannot be embedded"))
     config = quick_config(tmp_path)
     async with AsyncMemory(config) as memory:
         for name in ("ann", "bob"):

@@ -39,7 +39,7 @@ class _Clock:
 @pytest_asyncio.fixture
 async def running(tmp_path: Path) -> AsyncIterator[tuple[LocalEngine, httpx.AsyncClient, _Clock]]:
     stubs: dict[str, Any] = {"embedder.stub": True, "classifier.source": "stub", "lm.backend": "stub"}
-    config = replace(EngineConfig(data_dir=str(tmp_path / "data")), **stubs)
+    config = replace(EngineConfig(data_dir=str(tmp_path / "data")), **stubs, **{"chat.budget_ms": 60_000.0})
     clock = _Clock()
     engine = await build(config, clock)
     app = create_app(engine, config, KeyRing(""))

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from tests.support.server import Server
+from tests.support.server import UNHURRIED, Server
 
-STUB_LM = ("lm.backend=stub",)
+STUB_LM = ("lm.backend=stub", UNHURRIED)
 FACTS = {
     "My sister Anna moved to Lisbon in March and works as a nurse.": "Where does my sister live?",
     "I am allergic to peanuts, so please never suggest satay.": "Which food am I allergic to?",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 
 def places(directory: Path, *words: str) -> dict[str, list[str]]:
     """Per word the files that hold it, in whatever case it was written; sockets have no bytes."""
-    files = [path for path in directory.rglob("*") if path.is_file()]
-    contents = {path.name: path.read_bytes().lower() for path in files}
+    contents: dict[str, bytes] = {}
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):  # gone since it was listed
+            if path.is_file():
+                contents[str(path.relative_to(directory))] = path.read_bytes().lower()
     return {word: [name for name, data in contents.items() if word.lower().encode() in data] for word in words}
 
 

@@ -14,7 +14,8 @@ import pytest
 from lightmem_engine import assemble
 from lightmem_engine.config import EngineConfig, replace
 from lightmem_engine.memory import AsyncMemory
-from lightmem_engine.types import Completion, Delta, Hit, Priority, Prompt, Sampling, Scope, Usage
+from lightmem_engine.models.stub_encoder import StubEmbedder
+from lightmem_engine.types import Completion, Delta, Hit, Priority, Prompt, Sampling, Scope, Usage, Vectors
 
 PATIENCE_SECONDS = 20.0
 QUICK = {
@@ -89,6 +90,18 @@ async def everything(memory: AsyncMemory, user_id: str = "ann") -> list[Hit]:
 def source_ids(hits: Sequence[Hit]) -> list[str]:
     """The messages that these memories come from, in order, once each."""
     return list(dict.fromkeys(id for hit in hits for id in hit.source_ids))
+
+
+def fail_at_poison(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let the stub embedder fail whenever a text has the word poison."""
+    plain = StubEmbedder.encode
+
+    def encode(embedder: StubEmbedder, texts: Sequence[str]) -> Vectors:
+        if any("poison" in text for text in texts):
+            raise error
+        return plain(embedder, texts)
+
+    monkeypatch.setattr(StubEmbedder, "encode", encode)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:

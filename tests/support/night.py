@@ -20,7 +20,7 @@ POINTS = ("sleep.answer", "sleep.commit", "log.commit", "ack")
 WORDS = ("kayak", "violin", "parrot", "kettle", "garden", "scooter", "blanket", "lantern", "teapot", "carpet")
 
 
-def run(data_dir: Path, pairs: int, kills: int, seed: int) -> None:
+def run_and_check(data_dir: Path, pairs: int, kills: int, seed: int) -> None:
     """Tell `pairs` corrections, start a run, kill the server at `kills` points, let it end; then check everything."""
     random_ = random.Random(seed)
     script = Script(reply=_last_wins, delay=0.002)

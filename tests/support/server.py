@@ -17,8 +17,9 @@ from typing import Self
 
 import httpx
 
+UNHURRIED = "chat.budget_ms=60000"  # what a test asserts must not hang on how busy the machine is
 # No weights at all: starts in a second, and runs the same pipeline.
-STUB_ENCODERS = ("embedder.stub=true", "classifier.source=stub")
+STUB_ENCODERS = ("embedder.stub=true", "classifier.source=stub", UNHURRIED)
 STUB_MODELS = (*STUB_ENCODERS, "lm.backend=stub")
 START_SECONDS = 240.0
 UNASSIGNED = 20_000, 32_000  # systems take the ports of outgoing connections from above
