@@ -15,7 +15,7 @@ from lightmem_engine.vllm_plugin import compat
 from lightmem_engine.vllm_plugin.scheduling import pausing
 from tests.support.vllm_server import HAS_VLLM, NO_VLLM, environment
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)]
+pytestmark = pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)
 
 LOOK = """
 import inspect, json, sys

@@ -90,7 +90,6 @@ def test_the_gateways_command_is_one_that_we_take() -> None:
     assert load(None, {}, args.set).config.lm.send_priority
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)
 def test_vllms_command_is_one_that_vllm_takes(tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"

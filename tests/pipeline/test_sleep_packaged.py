@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from bench.bench_sleep import measure
 from bench.planted import life
 from lightmem_engine.config import EngineConfig, replace
 
 
-@pytest.mark.timeout(600)
 async def test_it_finds_corrections_and_leaves_look_alikes_alone(tmp_path: Path) -> None:
     options = {"data_dir": str(tmp_path), "extract.mode": "extractive", "sleep.mode": "llm"}
     outcome = await measure(replace(EngineConfig(), **options), {f"user{seed}": life(seed) for seed in range(200, 208)})

@@ -11,8 +11,6 @@ from lightmem_engine.models.packaged import packaged_micro_qwen
 from lightmem_engine.models.qwen import QwenModel
 from lightmem_engine.training.evaluate import items, marks, sit
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def figures() -> Mapping[str, float]:

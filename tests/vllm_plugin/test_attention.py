@@ -16,7 +16,7 @@ from tests.support.turn_rows import truth
 from tests.support.vllm_server import HAS_VLLM, NO_VLLM, environment
 from tests.vllm_plugin.looked_vllm import Ear, LookedVllm
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)]
+pytestmark = pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)
 
 LAYERS = (0, 2)
 FIRST = (

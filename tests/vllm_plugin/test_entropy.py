@@ -19,8 +19,6 @@ from lightmem_engine.models.remote_entropy import RemoteEntropyClassifier
 from lightmem_engine.types import Window
 from tests.support.vllm_server import VllmServer
 
-pytestmark = pytest.mark.timeout(600)  # the first test waits for vLLM
-
 WINDOWS = (
     Window(("My sister Maja moved to Lisbon in 2023, and my brother stays. Doesn't he?",)),
     Window(("What was said before, in M\u00fcnchen.", "The parcel weighs 7.5 kg!", "", "Send it: now"), 1),

