@@ -29,7 +29,7 @@ def variants(num_chunks: int, device: str) -> Iterator[tuple[str, Callable[[], o
     lengths = 1 + numbers.multinomial(CHUNK_TOKENS - num_words, np.full(num_words, 1 / num_words))
     starts = np.cumsum([0, *lengths[:-1]])
     forced = np.zeros(CHUNK_TOKENS, np.bool_)
-    words = Words([""] * num_words, np.ones(num_words, np.int64), starts, np.arange(CHUNK_TOKENS), forced)
+    words = Words([""] * num_words, np.ones(num_words, np.int64), starts, lengths, np.arange(CHUNK_TOKENS), forced)
     told = numbers.random((num_chunks, CHUNK_TOKENS), np.float32)
     where = lingua_device.place(num_words, int(100 * SHARE + 1), is_double=False)
     shift = np.arange(num_chunks)[:, None]

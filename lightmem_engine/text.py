@@ -11,9 +11,10 @@ import unicodedata
 from collections.abc import Callable
 from functools import _lru_cache_wrapper, lru_cache
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
-_caches: list[_lru_cache_wrapper[Any]] = []
+_caches: WeakSet[_lru_cache_wrapper[Any]] = WeakSet()
 
 # Articles, conjunctions and prepositions; forms of be, do and have, and the modals; pronouns and determiners;
 # question words, negations and degree; what an apostrophe leaves behind (it's, don't, they're).
@@ -52,7 +53,7 @@ def word_cache(maxsize: int) -> Callable[[Callable[..., T]], _lru_cache_wrapper[
 
     def cached(function: Callable[..., T]) -> _lru_cache_wrapper[T]:
         wrapped = lru_cache(maxsize=maxsize)(function)
-        _caches.append(wrapped)
+        _caches.add(wrapped)
         return wrapped
 
     return cached

@@ -18,6 +18,7 @@ from lightmem_engine.errors import ConfigError
 from lightmem_engine.models.checkpoint import Checkpoint, progress_on_terminals_only
 from lightmem_engine.models.lingua_tables import Family
 from lightmem_engine.models.packed import Captured, PackedBody
+from lightmem_engine.models.word_tokens import WordTokens
 from lightmem_engine.types import Vectors
 
 # Tokens of one forward on a CPU: enough to fill the matrix multiplications, small enough to stay in cache.
@@ -45,7 +46,7 @@ class Encoder:
     """A loaded checkpoint with its tokenizer on one device. Not for concurrent calls; a device worker serialises them.
 
     max_tokens: longest sequence, special tokens included.   num_layers: attention layers, counted from 0.
-    family: `bert` or `xlm-roberta`.   body: the weights.
+    family: `bert` or `xlm-roberta`.   body: the weights.   words: its tokenizer.
     """
 
     def __init__(
@@ -62,9 +63,7 @@ class Encoder:
         self.checkpoint = checkpoint
         self.device = torch.device(device)
         self.tokenizer: Any = _load_tokenizer(checkpoint)
-        self._fast: Any = self.tokenizer.backend_tokenizer  # spares a short text most of its tokenizing time
-        self._fast.no_truncation()
-        self._fast.no_padding()
+        self.words = WordTokens(self.tokenizer.backend_tokenizer)
         progress_on_terminals_only()
         loader = AutoModelForTokenClassification if labels else AutoModel
         with _no_progress_bar():
@@ -86,16 +85,7 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens."""
-        if not texts:
-            return []
-        return [found.ids for found in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    def tokenize_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """Token ids of each text, and for each token the characters [start, end) it stands for."""
-        if not texts:
-            return []
-        found = self._fast.encode_batch(list(texts), add_special_tokens=False)
-        return [(encoding.ids, encoding.offsets) for encoding in found]
+        return self.words.ids(texts)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens."""
@@ -128,7 +118,8 @@ class Encoder:
         self, sequences: Sequence[Sequence[int]], visible: Sequence[np.ndarray[Any, Any] | None] | None, rows: list[int]
     ) -> Batch:
         lengths = [len(sequences[row]) for row in rows]
-        ids = torch.tensor([i for row in rows for i in sequences[row]], dtype=torch.long)
+        flat = itertools.chain.from_iterable(sequences[row] for row in rows)
+        ids = torch.from_numpy(np.fromiter(flat, np.int64, sum(lengths)))
         shown = None
         if visible is not None and any(visible[row] is not None for row in rows):
             flags = [visible[row] for row in rows]

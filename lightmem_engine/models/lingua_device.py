@@ -69,7 +69,7 @@ def choose(
     num_places = 0
     for chunk in chunks:
         words = chunk.words
-        lengths = np.diff(words.starts, append=len(words.places)) if is_mean else np.ones_like(words.starts)
+        lengths = words.lengths if is_mean else np.ones_like(words.starts)
         places = np.where(words.forced, -1, words.places + chunk.offset)
         tables.append((places, words.starts + num_places, lengths, words.weights))
         num_places += len(places)

@@ -7,6 +7,7 @@ that is not always the same).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ import numpy.typing as npt
 
 from lightmem_engine.models.lingua_options import LinguaOptions
 from lightmem_engine.models.lingua_tables import Flags, LinguaVocabulary, Rules, Split
+from lightmem_engine.models.word_tokens import LONGEST_WORD
+from lightmem_engine.text import word_cache
 
 Ints = npt.NDArray[np.int64]
 Count = Callable[[str], int]
@@ -26,13 +29,15 @@ MAX_CHUNK_TOKENS = 512  # special tokens included
 class Words:
     """The words of a chunk.
 
-    texts: [w].   weights: int64 [w], GPT-3.5 tokens of each.   starts: int64 [w], the first token of each among
-    `places`.   places: int64 [t], which tokens of the chunk belong to words.   forced: bool [t].
+    texts: [w].   weights: int64 [w], GPT-3.5 tokens of each.   starts, lengths: int64 [w], the first token of each
+    among `places`, and how many it has.   places: int64 [t], which tokens of the chunk belong to words.
+    forced: bool [t].
     """
 
     texts: list[str]
     weights: Ints
     starts: Ints
+    lengths: Ints
     places: Ints
     forced: Flags
 
@@ -66,8 +71,7 @@ class Planner:
     def __init__(self, vocabulary: LinguaVocabulary, count: Count) -> None:
         self.vocabulary = vocabulary
         self._count = count
-        # Words of one token come from the vocabulary, so their weights may be kept; longer ones belong to a user.
-        self._weights: dict[str, int] = {}
+        self._weight = word_cache(1 << 16)(count)
 
     def plan(self, calls: Sequence[Sequence[str]], options: LinguaOptions) -> list[Plan]:
         """One plan per call, each call a list of contexts."""
@@ -138,7 +142,7 @@ class Planner:
         if not chunks:
             return []
         bounds = np.cumsum([0, *(len(ids) for ids, _ in chunks)])
-        flat = np.fromiter((i for ids, _ in chunks for i in ids), np.int64, count=int(bounds[-1]))
+        flat = np.fromiter(itertools.chain.from_iterable(ids for ids, _ in chunks), np.int64, int(bounds[-1]))
         inside = ~self.vocabulary.special[flat]
         for number, (_, visible) in enumerate(chunks):
             if visible is not None:
@@ -148,51 +152,31 @@ class Planner:
         begins, forced = rules.begins[ids], rules.forced[ids]
         edges = np.searchsorted(places, bounds)
         starts = np.flatnonzero(begins)
-        word_edges = np.searchsorted(starts, edges)
-        merged = _Merged(ids.tolist(), rules, self._weights, self._count)
+        ends = edges[np.searchsorted(edges, starts, side="right")]
+        lengths = np.minimum(np.append(starts[1:], len(ids)), ends) - starts
+        texts = _merged(ids, starts, lengths, rules)
+        known, count = self._weight, self._count
+        weights = [known(text) if len(text) <= LONGEST_WORD else count(text) for text in texts]
+        weighed = np.array(weights, np.int64)
+        word_edges = np.searchsorted(starts, edges).tolist()
         words: list[Words | None] = []
-        for number in range(len(chunks)):
-            first, last = int(edges[number]), int(edges[number + 1])
-            own = starts[word_edges[number] : word_edges[number + 1]]
+        for number, (first, last) in enumerate(itertools.pairwise(edges.tolist())):
             if last > first and not begins[first]:
                 words.append(None)
                 continue
-            texts, weights = merged.words(own.tolist(), last)
+            own = slice(word_edges[number], word_edges[number + 1])
             local = places[first:last] - bounds[number]
-            words.append(Words(texts, np.array(weights, np.int64), own - first, local, forced[first:last]))
+            words.append(Words(texts[own], weighed[own], starts[own] - first, lengths[own], local, forced[first:last]))
         return words
 
 
-class _Merged:
-    """Word strings and weights by runs of token ids, each distinct run of a batch looked at once."""
-
-    def __init__(self, ids: list[int], rules: Rules, weights: dict[str, int], count: Count) -> None:
-        self._ids, self._rules, self._single, self._count = ids, rules, weights, count
-        self._seen: dict[tuple[int, ...], tuple[str, int]] = {}
-
-    def words(self, starts: list[int], end: int) -> tuple[list[str], list[int]]:
-        texts, weights = [], []
-        stops = [*starts[1:], end] if starts else []
-        for start, stop in zip(starts, stops, strict=True):
-            text, weight = self._single_token(start) if stop == start + 1 else self._run(start, stop)
-            texts.append(text)
-            weights.append(weight)
-        return texts, weights
-
-    def _single_token(self, at: int) -> tuple[str, int]:
-        text = self._rules.heads[self._ids[at]]
-        weight = self._single.get(text)
-        if weight is None:
-            weight = self._single[text] = self._count(text)
-        return text, weight
-
-    def _run(self, start: int, stop: int) -> tuple[str, int]:
-        run = tuple(self._ids[start:stop])
-        known = self._seen.get(run)
-        if known is None:
-            text = self._rules.heads[run[0]] + "".join(self._rules.tails[i] for i in run[1:])
-            known = self._seen[run] = (text, self._count(text))
-        return known
+def _merged(ids: Ints, starts: Ints, lengths: Ints, rules: Rules) -> list[str]:
+    """The string of each word: what its first token reads like, and what the others add."""
+    texts = [rules.heads[i] for i in ids[starts].tolist()]
+    for number in np.flatnonzero(lengths > 1).tolist():
+        rest = ids[starts[number] + 1 : starts[number] + lengths[number]].tolist()
+        texts[number] += "".join([rules.tails[i] for i in rest])
+    return texts
 
 
 def _reads(call: Sequence[str], options: LinguaOptions, num_tokens: int, has_filter: bool) -> bool:

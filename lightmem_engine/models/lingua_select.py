@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from lightmem_engine.models.lingua_options import LinguaOptions
-from lightmem_engine.models.lingua_plan import Chunk, Plan, Planner, Words, reduction
+from lightmem_engine.models.lingua_plan import Chunk, Ints, Plan, Planner, Words, reduction
 from lightmem_engine.models.lingua_tables import Flags
 
+Real = TypeVar("Real", np.float32, np.float64)
 Probabilities = npt.NDArray[np.float32]
 Read = Probabilities | Flags  # of a chunk: the probability of each token or, chosen already, whether each word stays
 Status = Literal["compressed", "empty", "no words", "broken word", "empty context"]
@@ -185,8 +186,7 @@ def _word_scores(
     words: Words, probabilities: Probabilities, options: LinguaOptions, *, for_context: bool = False
 ) -> _Scores:
     """`for_context`: as contexts are judged, where every token of a word counts as its first one, unforced."""
-    tokens, starts = probabilities[words.places], words.starts
-    lengths = np.diff(starts, append=len(tokens))
+    tokens, starts, lengths = probabilities[words.places], words.starts, words.lengths
     forced = words.forced
     if for_context:
         tokens, forced = np.repeat(tokens[starts], lengths), np.zeros(len(tokens), np.bool_)
@@ -195,13 +195,17 @@ def _word_scores(
         return _Scores(tokens[starts].astype(np.float64), forced[starts])
     if not len(starts):
         return _Scores(np.zeros(0), np.zeros(0, np.bool_))
-    sums = tokens[starts]
-    # Not `reduceat`: it may add in another order, and the last bit matters.
-    for j in range(1, int(lengths.max())):
-        longer = np.flatnonzero(lengths > j)
-        sums[longer] += tokens[starts[longer] + j]
-    means = sums / lengths.astype(np.float32)
+    means = left_to_right(tokens, starts, lengths) / lengths.astype(np.float32)
     return _Scores(means.astype(np.float64), np.logical_and.reduceat(forced, starts))
+
+
+def left_to_right(values: npt.NDArray[Real], starts: Ints, lengths: Ints) -> npt.NDArray[Real]:
+    """Sums of runs of at least one value, in the order that Python adds; `reduceat` may take another."""
+    sums = values[starts]
+    for j in range(1, int(lengths.max(initial=0))):
+        longer = np.flatnonzero(lengths > j)
+        sums[longer] += values[starts[longer] + j]
+    return sums
 
 
 def _silence_repeats(texts: Sequence[str], scores: _Scores, q: int, force_tokens: frozenset[str]) -> None:

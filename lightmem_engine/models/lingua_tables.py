@@ -15,9 +15,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers.decoders import Metaspace, WordPiece
 
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.models.lingua_options import LinguaOptions
+from lightmem_engine.models.word_tokens import LONGEST_WORD, WordTokens
+from lightmem_engine.text import word_cache
 
 Family = Literal["bert", "xlm-roberta"]
 SpecialTokens = Literal["package", "fixed"]
@@ -79,11 +82,13 @@ class LinguaVocabulary:
         self.added = tuple(f"[NEW{i}]" for i in range(MAX_FORCE_TOKENS))
         own.add_special_tokens({"additional_special_tokens": list(self.added)})
         backend = own.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
         if backend.decoder is None:
             raise ConfigError("the tokenizer has no decoder, so words could not be put back together")
         self._backend: Any = backend
+        self._words = WordTokens(backend)
+        # These two decoders write each token but the first without a look at its neighbours.
+        is_wordwise = isinstance(backend.decoder, WordPiece | Metaspace)
+        self._next = word_cache(1 << 16)(self._written) if is_wordwise else None
         self._tokenizer: Any = own
         self.family = family
         self.tokens: list[str] = [token or "" for token in own.convert_ids_to_tokens(range(len(own)))]
@@ -100,11 +105,24 @@ class LinguaVocabulary:
 
     def split(self, texts: Sequence[str]) -> list[Split]:
         """Tokens of each text, without special tokens around them."""
+        if self._words.is_wordwise:
+            return [Split([self.tokens[i] for i in ids], ids) for ids in self._words.ids(texts)]
         found = self._backend.encode_batch(list(texts), add_special_tokens=False) if texts else []
         return [Split(encoding.tokens, encoding.ids) for encoding in found]
 
     def join(self, tokens: Sequence[str]) -> str:
         """The text that tokens, or merged words, stand for."""
+        if self._next is None or not tokens:
+            return self._decoded(tokens)
+        known, read = self._next, self._written
+        rest = [known(token) if len(token) <= LONGEST_WORD else read(token) for token in tokens[1:]]
+        return "".join((self._decoded(tokens[:1]), *rest))
+
+    def _written(self, token: str) -> str:
+        """What a token adds to those before it."""
+        return self._decoded(["a", token])[1:]
+
+    def _decoded(self, tokens: Sequence[str]) -> str:
         text: str = self._backend.decoder.decode(list(tokens))
         return text
 

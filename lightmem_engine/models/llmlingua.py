@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import torch
+import numpy as np
 
 from lightmem_engine.errors import ConfigError
 from lightmem_engine.models.encoder import Encoder, check_layers
+from lightmem_engine.models.lingua_plan import Ints
+from lightmem_engine.models.lingua_select import left_to_right
 from lightmem_engine.models.window_pass import WindowPass, read_windows
 from lightmem_engine.types import Window, WindowScores, Word
 
@@ -42,9 +46,9 @@ class LlmLinguaClassifier:
         self.max_tokens = encoder.max_tokens
         tokens: list[str] = encoder.tokenizer.convert_ids_to_tokens(range(len(encoder.tokenizer)))
         is_bert = encoder.family == "bert"
-        self._begins = torch.tensor([_begins_word(token, is_bert) for token in tokens])
-        self._blank = torch.tensor([token == _META for token in tokens])
-        self._special = torch.zeros(len(tokens), dtype=torch.bool)
+        self._begins = np.array([_begins_word(token, is_bert) for token in tokens])
+        self._visible = np.array([token != _META for token in tokens])
+        self._special = np.zeros(len(tokens), np.bool_)
         self._special[encoder.tokenizer.all_special_ids] = True
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -53,50 +57,49 @@ class LlmLinguaClassifier:
 
     def score(self, windows: Sequence[Window]) -> list[WindowScores]:
         """One pass over all windows. A window longer than `max_tokens` raises `InvalidInput`."""
-        results: dict[int, WindowScores] = {}
-        for found in read_windows(
-            self.encoder, windows, layers=self.layers, edge_tokens=self._edge_tokens, logits=self._score_words
-        ):
-            results[found.index] = WindowScores(self._words(windows[found.index], found), found.attention, found.mass)
-        return [results[i] for i in range(len(windows))]
-
-    def _words(self, window: Window, found: WindowPass) -> tuple[tuple[Word, ...], ...]:
-        if found.logits is None:
-            return ((),) * len(window.texts)
-        keep = found.logits.softmax(-1)[:, 1].tolist()
-        return tuple(
-            tuple(self._merged(window.texts[t], found, t, keep)) if t >= window.num_context else ()
-            for t in range(len(window.texts))
+        passes = sorted(
+            read_windows(
+                self.encoder, windows, layers=self.layers, edge_tokens=self._edge_tokens, keep=self._score_words
+            ),
+            key=lambda found: found.index,
         )
+        if not passes or not self._score_words:
+            return [WindowScores(((),) * found.layout.num_texts, found.attention, found.mass) for found in passes]
+        words = self._words(windows, passes)
+        return [WindowScores(own, found.attention, found.mass) for own, found in zip(words, passes, strict=True)]
 
-    def _merged(self, text: str, found: WindowPass, number: int, keep: Sequence[float]) -> Iterator[Word]:
-        """Words of one text. A turn's first token begins a word even if it looks like a continuation."""
-        inner = torch.tensor(found.layout.ids[1:-1])
-        begins, special = self._begins[inner].tolist(), self._special[inner].tolist()
-        blank = self._blank[inner].tolist()
-        group: list[int] = []
-        tokens = found.layout.tokens_of(number)
-        for place in range(tokens.start, tokens.stop):
-            if special[place]:
-                continue
-            if begins[place]:
-                yield from _word(text, found, group, blank, keep)
-                group = []
-            group.append(place)
-        yield from _word(text, found, group, blank, keep)
+    def _words(self, windows: Sequence[Window], passes: Sequence[WindowPass]) -> list[tuple[tuple[Word, ...], ...]]:
+        """Words of all windows. A text's first token begins one even if it looks like a continuation."""
+        texts = [text for window in windows for text in window.texts]
+        sizes = [b - a for found in passes for a, b in itertools.pairwise(found.layout.bounds)]
+        ids = np.fromiter(itertools.chain.from_iterable(found.layout.ids[1:-1] for found in passes), np.int64)
+        is_new = np.repeat([t >= window.num_context for window in windows for t in range(len(window.texts))], sizes)
+        chosen = np.flatnonzero(is_new & ~self._special[ids])
+        ids, owners = ids[chosen], np.repeat(np.arange(len(texts)), sizes)[chosen]
+        keep = np.concatenate([found.keep for found in passes if found.keep is not None])[chosen]
+        offsets = np.concatenate([found.layout.offsets for found in passes])[chosen]
+        firsts = np.flatnonzero(self._begins[ids] | (np.diff(owners, prepend=-1) > 0))
+        lengths = np.diff(firsts, append=len(ids))
+        ends = offsets[firsts + lengths - 1, 1]
+        starts = _without_space(texts, owners[firsts], offsets[firsts, 0], ends)
+        shown = np.cumsum(np.append(0, self._visible[ids]))
+        real = np.flatnonzero((starts < ends) & (shown[firsts + lengths] > shown[firsts]))
+        means = left_to_right(keep, firsts, lengths) / lengths
+        words = [*map(Word, starts[real].tolist(), ends[real].tolist(), means[real].tolist())]
+        edges = np.searchsorted(owners[firsts[real]], np.arange(len(texts) + 1)).tolist()
+        of_texts = (tuple(words[a:b]) for a, b in itertools.pairwise(edges))
+        return [tuple(itertools.islice(of_texts, len(window.texts))) for window in windows]
 
 
-def _word(
-    text: str, found: WindowPass, group: Sequence[int], blank: Sequence[bool], keep: Sequence[float]
-) -> Iterator[Word]:
-    """The word of a group of tokens, if any of them stands for something visible."""
-    if all(blank[place] for place in group):
-        return
-    start, end = int(found.layout.offsets[group[0], 0]), int(found.layout.offsets[group[-1], 1])
-    while start < end and text[start].isspace():
-        start += 1
-    if start < end:
-        yield Word(start, end, sum(keep[place] for place in group) / len(group))
+def _without_space(texts: Sequence[str], owners: Ints, starts: Ints, ends: Ints) -> Ints:
+    """Where words begin that some tokenizers begin with the space before them."""
+    whole = "".join(texts)
+    spaces = np.zeros(len(whole) + 1, np.bool_)
+    spaces[[space.start() for space in re.finditer(r"\s", whole)]] = True
+    at = np.cumsum([0, *map(len, texts)])[owners]
+    while (blank := spaces[at + starts] & (starts < ends)).any():
+        starts = starts + blank
+    return starts
 
 
 def _begins_word(token: str, is_bert: bool) -> bool:

@@ -113,12 +113,12 @@ def _units(text: str, words: Sequence[Word], protect: frozenset[str], names: fro
         written = text[start:end]
         scores = [word.keep for word in group if not math.isnan(word.keep)]
         between = text[units[-1].end : start] if units else ""
-        begins_sentence |= "\n" in between or any(c in _SENTENCE_ENDS for c in between)
+        begins_sentence |= not _SENTENCE_ENDS.isdisjoint(between)
         must_stay = is_protected(written, begins_sentence, protect, names)
         units.append(_Unit(start, end, len(group), max(scores, default=-math.inf), must_stay))
-        if any(c.isalnum() for c in written):
+        if written.isalnum() or any(c.isalnum() for c in written):
             begins_sentence = False
-        elif any(c in _SENTENCE_ENDS for c in written):
+        elif not _SENTENCE_ENDS.isdisjoint(written):
             begins_sentence = True
     return units
 

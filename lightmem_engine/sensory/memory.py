@@ -205,7 +205,7 @@ def _window(draft: _Draft, sessions: Sequence[tuple[Session, list[int]]], cut: C
 def _take_words(draft: _Draft, cut: Cut, number: int, scored: WindowScores) -> None:
     for stretch, words in zip(cut.stretches, scored.words[len(cut.context) :], strict=True):
         turn, at = stretch.text, stretch.start
-        draft.words[turn] += [Word(word.start + at, word.end + at, word.keep) for word in words]
+        draft.words[turn] += [Word(start + at, end + at, keep) for start, end, keep in words] if at else words
         inside = (start for start, _ in draft.pieces[turn] if at <= start < stretch.end)
         draft.window_of.update({(turn, start): number for start in inside})
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lightmem_engine.types.base import Floats, Vector
 from lightmem_engine.types.conversation import Scope, Turn
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """A word of a turn: characters [start, end) of its text, and how much it deserves to be kept (any scale)."""
 
     start: int

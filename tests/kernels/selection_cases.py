@@ -37,7 +37,7 @@ def chunk(rng: random.Random, most: int) -> Chunk:
     weights[rng.randrange(num_words)] = 1
     forced = np.array([rng.random() < rng.choice((0, 0.1, 0.5)) for _ in places], np.bool_)
     starts = np.cumsum([0, *lengths[:-1]])
-    words = Words([f"w{i}" for i in range(num_words)], weights, starts, places, forced)
+    words = Words([f"w{i}" for i in range(num_words)], weights, starts, lengths, places, forced)
     return Chunk(words, _probabilities(rng, num_tokens), rng.choice((*SHARES, rng.random())))
 
 

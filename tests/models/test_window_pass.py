@@ -67,7 +67,7 @@ def test_attention_between_texts_equals_the_dense_maps(encoder: Encoder, layers:
         last = maps[-1][0].mean(0).double().numpy()
         assert found.received is not None
         np.testing.assert_allclose(found.received, last[1:-1, 1:-1].sum(0), rtol=1e-3, atol=1e-5)
-        assert found.logits is None
+        assert found.keep is None
 
 
 def test_impossible_windows_are_refused(encoder: Encoder) -> None:
