@@ -4,16 +4,17 @@
     lightmem-engine bench serve --model Qwen/Qwen3-8B -- --load-format dummy     # CUDA; vLLM's options behind --
 
 Each server starts once. `alone` is vLLM without us; `off` sends chats that name nobody to vLLM with memory, `on` gives
-every client a user of its own, `on + sleep` also tells other users facts and lets memory consolidate them all the time.
+every client a user of its own, `on + sleep` also lets memory consolidate what other users have told, all the time; it
+lasts --asleep seconds at least, for beside chats that never pause a call of sleep's waits for half a minute.
 Clients ask one question after another, with prompts that nobody has sent before; the first chats of each are not timed.
 It ends within --limit seconds: what is left of them is shared among the measurements that remain, and each stops asking
 when its share is used up. A server that does not start costs its own rows, not those of the other one; the exit code
 is then 1, and its log is where --logs says.
 
 Rows in bench/results/serve.csv, by number of clients: requests and tokens per second, milliseconds to the first token
-and between tokens, what recall says it took and how often it was cut short, runs of sleep that ended, CPU seconds of
-the server's processes per request, and how busy the GPU was. The same as a picture in bench/results/serve.svg, or where
---plot says, and as a table, last of all that is printed.
+and between tokens, what recall says it took and how often it was cut short, runs, calls and tokens of sleep that ended,
+CPU seconds of the server's processes per request, and how busy the GPU was. The same as a picture in
+bench/results/serve.svg, or where --plot says, and as a table, last of all that is printed.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import httpx
 import numpy as np
 
-from bench.bench_prefix import CITIES, PEOPLE
 from bench.harness import RESULTS, Table
+from bench.serve_nights import Nights
 from bench.serve_page import MODES, plot, printed
 from bench.vllm_load import Chat, Server, Shape, kept
 from tests.support.vllm_server import FAST, MODEL, VllmServer
@@ -58,14 +59,16 @@ class Clock:
         return max(0.0, self._ends - time.monotonic())
 
 
-async def measure(url: str, mode: str, clients: int, args: argparse.Namespace, pid: int, table: Table) -> None:
+async def measure(
+    url: str, mode: str, clients: int, args: argparse.Namespace, pid: int, table: Table, nights: Nights
+) -> None:
     """One mode with so many clients. args.seconds: after which no chat is begun; twice that ends those under way.
 
     Raises `httpx.HTTPError` if the server fails a chat, `TimeoutError` if none ended in time.
     """
     case = {"model": args.model or "lightmem-micro-qwen", "memory": mode, "clients": clients, "prompt": args.prompt}
     found: list[Chat] = []
-    nights = [0]
+    is_asleep = mode == "on + sleep"
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http:
         server = Server(http, url, MODEL, "", Shape(prompt=args.prompt, answer=args.answer))
 
@@ -77,22 +80,21 @@ async def measure(url: str, mode: str, clients: int, args: argparse.Namespace, p
                 if time.monotonic() > stop:
                     return
 
-        async def all_clients(chats: int, kept: list[Chat]) -> None:
-            left = iter(range(max(chats, clients)))
+        async def all_clients(left: Iterator[int], kept: list[Chat]) -> None:
             await asyncio.gather(*(client(number, left, kept) for number in range(clients)))
 
         await server.calibrate()
         stop = time.monotonic() + args.seconds
-        asleep = _asleep(http, url, nights) if mode == "on + sleep" else nullcontext()
-        async with asleep:
+        async with nights.asleep(http) if is_asleep else nullcontext():
             percents: list[float] = []
             watching = asyncio.create_task(_gpu_busy(percents))
             try:
                 async with asyncio.timeout(2 * args.seconds) as limit:
-                    await all_clients(min(args.chats, args.warm * clients), [])
-                    nights[0], before, started = 0, cpu_seconds(pid), time.perf_counter()
+                    await all_clients(iter(range(max(clients, min(args.chats, args.warm * clients)))), [])
+                    slept = await nights.slept(http) if is_asleep else None
+                    before, started = cpu_seconds(pid), time.perf_counter()
                     percents.clear()
-                    await all_clients(args.chats, found)
+                    await all_clients(asked(max(clients, args.chats), args.asleep if is_asleep else 0.0), found)
             except TimeoutError:
                 if not (found and limit.expired()):
                     raise
@@ -100,10 +102,11 @@ async def measure(url: str, mode: str, clients: int, args: argparse.Namespace, p
             cpu = cpu_seconds(pid) - before
             watching.cancel()
             await asyncio.wait({watching})
+            done = (await nights.slept(http)).since(slept) if slept is not None else {}
     _rows(table, case, found, seconds)
     table.value(case, "CPU per chat", "s", cpu / len(found))
-    if mode == "on + sleep":
-        table.value(case, "runs of sleep", "1/s", nights[0] / seconds)
+    for name, number in done.items():
+        table.value(case, f"{name} of sleep", "1/s", number / seconds)
     if percents:
         table.value(case, "GPU busy", "%", float(np.mean(percents)))
 
@@ -120,30 +123,13 @@ def _rows(table: Table, case: dict[str, object], found: Sequence[Chat], seconds:
         table.value(case, "stored", "share", sum(bool(memory["stored"]) for memory in told) / len(told))
 
 
-@asynccontextmanager
-async def _asleep(http: httpx.AsyncClient, url: str, nights: list[int]) -> AsyncIterator[None]:
-    """Facts about other users come in and are consolidated while the context lasts; nights[0] counts those done."""
-    task = asyncio.create_task(_nights(http, url, nights))
-    try:
-        yield
-    finally:
-        if task.done():
-            task.result()
-        task.cancel()
-        await asyncio.wait({task})
-
-
-async def _nights(http: httpx.AsyncClient, url: str, nights: list[int]) -> None:
-    for night in itertools.count():
-        user = f"sleeper {os.getpid()} {time.monotonic()}"
-        facts = [f"My {person} moved to {CITIES[(place + night) % 10]}." for place, person in enumerate(PEOPLE)]
-        facts += [
-            f"My {person} lives in {CITIES[(place + night + 3) % 10]} now." for place, person in enumerate(PEOPLE)
-        ]
-        body = {"user_id": user, "messages": [{"role": "user", "content": fact} for fact in facts], "wait": True}
-        (await http.post(f"{url}/v1/memory/add", json=body)).raise_for_status()
-        (await http.post(f"{url}/v1/memory/sleep", json={"user_id": user, "wait": True})).raise_for_status()
-        nights[0] += 1
+def asked(chats: int, seconds: float) -> Iterator[int]:
+    """Numbers of chats: so many at least, and on until so many seconds are over."""
+    ends = time.monotonic() + seconds
+    for number in itertools.count():
+        if number >= chats and time.monotonic() >= ends:
+            return
+        yield number
 
 
 def cpu_seconds(root: int) -> float:
@@ -182,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--chats", type=int, default=200, help="per mode and number of clients")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of a prompt, about")
     parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--asleep", type=float, default=75.0, help="seconds of `on + sleep`, at least")
+    parser.add_argument("--nights", type=int, default=8, help="users whose night is prepared, per number of clients")
     parser.add_argument("--warm", type=int, default=2, help="chats of each client that are not timed")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--limit", type=float, default=7200.0, help="seconds within which everything ends, about")
@@ -237,13 +225,20 @@ def _measured(
     server: VllmServer, modes: Sequence[str], args: argparse.Namespace, clock: Clock, to_come: int, table: Table
 ) -> bool:
     works = True
+    nights = Nights(server.url)
+    if "on + sleep" in modes:
+        try:
+            asyncio.run(nights.prepare(args.nights * len(args.clients)))
+        except httpx.HTTPError as error:
+            print(f"nobody's night could be prepared: {error!r}", file=sys.stderr)
+            return False
     left = len(modes) * len(args.clients) + to_come
     for clients in args.clients:
         for mode in modes:
             args.seconds = max(1.0, (clock.left() - (RESERVE if to_come else 0)) / left)
             left -= 1
             try:
-                asyncio.run(measure(server.url, mode, clients, args, server.process.pid, table))
+                asyncio.run(measure(server.url, mode, clients, args, server.process.pid, table, nights))
             except (httpx.HTTPError, TimeoutError) as error:
                 print(f"{mode}, {clients} clients: {error!r}", file=sys.stderr)
                 works = False

@@ -30,7 +30,7 @@ class _Call:
     admitted: while it waits.   is_aged: runs beside the foreground and does not give way.
     """
 
-    priority: int
+    priority: Priority
     order: int
     arrived: float
     admitted: asyncio.Future[None] | None = None
@@ -39,6 +39,11 @@ class _Call:
     is_aged: bool = False
     gave_way: int = 0
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+    @property
+    def at(self) -> Priority:
+        """The class it runs at."""
+        return Priority.AGED if self.is_aged else self.priority
 
 
 class Admission:
@@ -104,33 +109,33 @@ class Admission:
             self._tell(self._num_users)
 
     @asynccontextmanager
-    async def admit(self, priority: Priority, tokens: int, tenant: str) -> AsyncIterator[None]:
-        """Hold while one call of about `tokens` tokens runs for `tenant`; waits until it may start. It does not give
-        way: what can begin anew goes through `run`.
+    async def admit(self, priority: Priority, tokens: int, tenant: str) -> AsyncIterator[Priority]:
+        """Hold while one call of about `tokens` tokens runs for `tenant`; waits until it may start. Yields the class to
+        run it at: `AGED` if it runs for its age. It does not give way: what can begin anew goes through `run`.
 
         Calls are ordered by class and arrival alone; `tokens` and `tenant` are for policies that slice work or share
         it between tenants.
         """
         if priority is Priority.FOREGROUND:
             with self.foreground():
-                yield
+                yield priority
             return
         call = self._arrival(priority)
         await self._enter(call)
         try:
-            yield
+            yield call.at
         finally:
             self._leave(call)
 
-    async def run(self, priority: Priority, tokens: int, tenant: str, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of `work()`, which is begun anew after it has given way. See `admit`."""
+    async def run(self, priority: Priority, tokens: int, tenant: str, work: Callable[[Priority], Awaitable[T]]) -> T:
+        """The result of `work(class)`, which is begun anew after it has given way. See `admit`."""
         if priority is Priority.FOREGROUND or not self.policy.preempts:
-            async with self.admit(priority, tokens, tenant):
-                return await work()
+            async with self.admit(priority, tokens, tenant) as at:
+                return await work(at)
         call = self._arrival(priority)
         while True:
             await self._enter(call)
-            task = asyncio.ensure_future(work())
+            task = asyncio.ensure_future(work(call.at))
             call.work = task
             before = call.gave_way
             try:
@@ -146,7 +151,7 @@ class Admission:
             await asyncio.sleep(self.policy.pause(call.gave_way))
 
     def _arrival(self, priority: Priority) -> _Call:
-        return _Call(int(priority), next(self._order), time.monotonic())
+        return _Call(priority, next(self._order), time.monotonic())
 
     async def _enter(self, call: _Call) -> None:
         loop = asyncio.get_running_loop()
@@ -221,19 +226,19 @@ class AdmittedModel:
             priority,
             tokens,
             self._tenant,
-            lambda: self._model.generate(prompts, sampling=sampling, priority=priority),
+            lambda at: self._model.generate(prompts, sampling=sampling, priority=at),
         )
 
     async def stream(self, prompt: Prompt, *, sampling: Sampling, priority: Priority) -> AsyncIterator[Delta]:
         """As the model's."""
-        async with self._admission.admit(priority, 0, self._tenant):
-            async for delta in self._model.stream(prompt, sampling=sampling, priority=priority):
+        async with self._admission.admit(priority, 0, self._tenant) as at:
+            async for delta in self._model.stream(prompt, sampling=sampling, priority=at):
                 yield delta
 
     async def prefill(self, prompt: Prompt, beside: Prompt, priority: Priority) -> int:
         """As the model's, which must be one that reads ahead."""
-        async with self._admission.admit(priority, 0, self._tenant):
-            found: int = await self._model.prefill(prompt, beside, priority)  # type: ignore[attr-defined]
+        async with self._admission.admit(priority, 0, self._tenant) as at:
+            found: int = await self._model.prefill(prompt, beside, at)  # type: ignore[attr-defined]
             return found
 
     async def aclose(self) -> None:

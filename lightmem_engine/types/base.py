@@ -22,8 +22,10 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Priority(IntEnum):
-    """Classes of work on a device; smaller goes first, as in vLLM's queue."""
+    """Classes of work on a device; smaller goes first, as in vLLM's queue. AGED: background work that has waited so
+    long for its admission that it runs beside the foreground."""
 
     FOREGROUND = 0
+    AGED = 1
     INGEST = 5
     SLEEP = 10

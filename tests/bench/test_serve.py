@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import httpx
 import pytest
 
 from bench.bench_interference import itl_p99, ratio, ttft_p99
-from bench.bench_serve import cpu_seconds
+from bench.bench_serve import asked, cpu_seconds
 from bench.harness import Table
+from bench.serve_nights import Nights
 from bench.serve_page import MODES, panels, plot, printed
 from bench.vllm_load import Arm, Chat
+from tests.models.chat_server import Script, running
+from tests.support.server import STUB_ENCODERS, Server
+
+# All that is said is alike to these encoders, or else no pair would be left for the model to decide.
+ALIKE = (*STUB_ENCODERS, "lm.backend=remote", "extract.mode=extractive", "sleep.mode=llm", "sleep.threshold=0.01")
 
 
 def test_a_ratio_lies_in_its_interval_and_no_difference_is_one() -> None:
@@ -38,6 +47,29 @@ def test_cpu_time_counts_a_process_and_grows() -> None:
         pass
     assert cpu_seconds(os.getpid()) > before
     assert cpu_seconds(2**30) == 0.0
+
+
+def test_as_many_chats_are_asked_as_there_are_and_more_until_the_time_is_over() -> None:
+    assert [*asked(3, 0.0)] == [0, 1, 2]
+    began = time.monotonic()
+    assert sum(1 for _ in asked(3, 0.02)) > 3
+    assert time.monotonic() - began >= 0.02
+    assert [*itertools.islice(asked(3, 1e9), 5)] == [0, 1, 2, 3, 4]
+
+
+async def test_nights_are_slept_one_after_another_and_what_the_server_spent_on_them_is_counted(tmp_path: Path) -> None:
+    script = Script()
+    script.answer("{}")
+    with running(script), Server(tmp_path / "data", (*ALIKE, f"lm.url={script.url}", "lm.model=m")) as server:
+        nights = Nights(server.url)
+        await nights.prepare(2)
+        async with httpx.AsyncClient(timeout=60) as http:
+            before = await nights.slept(http)
+            async with nights.asleep(http):
+                while (done := (await nights.slept(http)).since(before))["runs"] < 3:  # a third user is told meanwhile
+                    await asyncio.sleep(0.02)
+            assert 3 <= done["calls"] <= len(script.requests)
+            assert done["tokens"] == 14 * done["calls"]
 
 
 def test_rows_become_a_picture_with_a_bar_for_every_figure(tmp_path: Path) -> None:

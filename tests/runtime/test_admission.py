@@ -52,6 +52,8 @@ async def test_nothing_starves_beside_an_endless_foreground() -> None:
     release.set()
     with admission.foreground():
         await asyncio.wait_for(_hold(admission, Priority.SLEEP, log, "sleep", release), 30)
+        async with admission.admit(Priority.SLEEP, 100, "default") as at:
+            assert at is Priority.AGED
     assert log == ["sleep"]
 
 

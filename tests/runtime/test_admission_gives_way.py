@@ -26,9 +26,11 @@ class Model:
 
     def __init__(self) -> None:
         self.begun = self.ended = self.cancelled = self.running = self.most = 0
+        self.classes: list[Priority] = []
         self.go = asyncio.Event()
 
-    async def call(self) -> str:
+    async def call(self, at: Priority) -> str:
+        self.classes.append(at)
         self.begun += 1
         self.running += 1
         self.most = max(self.most, self.running)
@@ -104,6 +106,16 @@ async def test_a_call_of_age_runs_beside_an_endless_foreground_and_stays() -> No
         model.go.set()
         await asyncio.wait_for(asyncio.gather(*tasks), 30)
     assert model.most == 1
+    assert model.classes == [Priority.AGED] * 3, "the server is told, or it would let them wait once more"
+
+
+async def test_a_call_that_nobody_delays_runs_at_its_own_class() -> None:
+    admission, model = Admission(QUICK), Model()
+    model.go.set()
+    await admission.run(Priority.INGEST, 1, "t", model.call)
+    await admission.run(Priority.SLEEP, 1, "t", model.call)
+    async with admission.admit(Priority.SLEEP, 1, "t") as at:
+        assert [*model.classes, at] == [Priority.INGEST, Priority.SLEEP, Priority.SLEEP]
 
 
 async def test_a_caller_that_leaves_takes_its_call_along() -> None:
@@ -119,7 +131,7 @@ async def test_a_caller_that_leaves_takes_its_call_along() -> None:
 async def test_a_call_that_fails_is_not_begun_anew() -> None:
     admission, calls = Admission(QUICK), 0
 
-    async def fail() -> None:
+    async def fail(at: Priority) -> None:
         nonlocal calls
         calls += 1
         raise ValueError("a defect")
@@ -161,7 +173,7 @@ async def test_whatever_comes_when_all_calls_end_and_bounds_hold(
     admission = Admission(policy)
     running = most_running = 0
 
-    async def call() -> int:
+    async def call(at: Priority) -> int:
         nonlocal running, most_running
         running += 1
         most_running = max(most_running, running)
